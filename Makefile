@@ -1,0 +1,45 @@
+# Every target works in a fresh clone: it makes .venv and installs the tested versions first. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: help flowers test test-all lint lint-check clean
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+flowers: $(VENV)/.installed            ## generate 16 flowers with the shipped model: flowers.png
+	$(RUN) scripts/generate.py --num_images 16 --num_inference_steps 20 --seed 0 --output flowers.png
+
+test: $(VENV)/.installed-test            ## run the quick tests
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-test            ## run all tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed-dev            ## check and format the code
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lint-check: $(VENV)/.installed-dev            ## check the code and its format, changing nothing
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:            ## remove what the other targets made
+	rm -rf $(VENV) flowers.png
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[dev]'
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test

@@ -1,0 +1,32 @@
+"""Denoising diffusion on Oxford flowers, in the manner of diffusers: offset-cosine schedule, small U-Net, DDIM in 20 steps.
+
+Public names are loaded when they are first used, so `import flower_ddim` itself costs nothing.
+"""
+
+import importlib
+from pathlib import Path
+
+
+__version__ = "0.1.0.dev0"
+
+#: Folder of the model that comes with the package, for `FlowerDDIMPipeline.from_pretrained(PRETRAINED)`.
+PRETRAINED = str(Path(__file__).parent / "pretrained" / "flower-ddim-64")
+
+_MODULE_OF = {
+    "DiffusionSchedule": "schedules",
+    "FlowerDDIMPipeline": "pipeline_flower_ddim",
+    "FlowerDDIMScheduler": "scheduling_flower_ddim",
+    "FlowerUNet2DModel": "unet_flower_ddim",
+}
+
+__all__ = ["PRETRAINED", "__version__", *_MODULE_OF]
+
+
+def __getattr__(name):
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,119 @@
+"""Diffusion schedules: how much signal and how much noise there is at every diffusion time.
+
+The *diffusion time* u runs from 0 (data) to 1 (noise). A schedule maps it to the *signal rate* √ᾱ and the *noise rate*
+√(1-ᾱ), so that x_u = signal_rate · x_0 + noise_rate · ε (Ho et al. 2020, equation 4). The squares of the rates are powers
+(variances) and add up to one.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+LINEAR_BETA_START, LINEAR_BETA_END = 0.0001, 0.02
+
+# Whatever divides by a signal rate uses at least this: pure `cosine` ends in no signal at all.
+SIGNAL_RATE_FLOOR = 1e-3
+
+
+def linear(diffusion_time: torch.Tensor, num_train_timesteps: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear β schedule (Ho et al. 2020, section 4): β_t rises from 0.0001 at t = 1 to 0.02 at t = `num_train_timesteps`.
+
+    ᾱ is the cumulative product of 1 - β_t, placed at u = t / `num_train_timesteps` with ᾱ(0) = 1; between these grid points
+    log ᾱ is interpolated. Arguments, result and dtype are those of [`DiffusionSchedule.rates`].
+    """
+    betas = torch.linspace(
+        LINEAR_BETA_START, LINEAR_BETA_END, num_train_timesteps, dtype=torch.float64, device="cpu"
+    )
+    log_alphas_cumprod = torch.nn.functional.pad(torch.log1p(-betas).cumsum(0), (1, 0))
+    log_alphas_cumprod = log_alphas_cumprod.to(diffusion_time.device, diffusion_time.dtype)
+    position = diffusion_time * num_train_timesteps
+    lower = position.floor().clamp(0, num_train_timesteps - 1)
+    index = lower.long()
+    log_alpha_cumprod = torch.lerp(log_alphas_cumprod[index], log_alphas_cumprod[index + 1], position - lower)
+    return torch.exp(0.5 * log_alpha_cumprod), torch.sqrt(-torch.expm1(log_alpha_cumprod))
+
+
+def cosine(diffusion_time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine schedule (Nichol & Dhariwal 2021, section 3.2, without its offset): the rates walk a quarter circle."""
+    angle = diffusion_time * (math.pi / 2)
+    return torch.cos(angle), torch.sin(angle)
+
+
+def offset_cosine(
+    diffusion_time: torch.Tensor, min_signal_rate: float = 0.02, max_signal_rate: float = 0.95
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine schedule between two signal rates (the Keras DDIM example): neither end is pure signal or pure noise.
+
+    The signal rate is `max_signal_rate` at u = 0 and `min_signal_rate` at u = 1; the angle between is linear in u.
+    """
+    start_angle, end_angle = math.acos(max_signal_rate), math.acos(min_signal_rate)
+    angle = start_angle + diffusion_time * (end_angle - start_angle)
+    return torch.cos(angle), torch.sin(angle)
+
+
+SCHEDULES = ("linear", "cosine", "offset_cosine")
+
+
+@dataclass(frozen=True)
+class DiffusionSchedule:
+    """A schedule with its constants; the network and the scheduler each build the same one from their configuration.
+
+    Args:
+        name: one of `"linear"`, `"cosine"` and `"offset_cosine"`.
+        min_signal_rate, max_signal_rate: the signal rates at u = 1 and u = 0 of `"offset_cosine"`.
+        num_train_timesteps: the number T of integer timesteps; timestep t stands for u = (t + 1) / T.
+
+    Raises:
+        ValueError: for an unknown name, rates outside 0 < min < max ≤ 1, or fewer than one timestep.
+    """
+
+    name: str = "offset_cosine"
+    min_signal_rate: float = 0.02
+    max_signal_rate: float = 0.95
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self):
+        if self.name not in SCHEDULES:
+            raise ValueError(f"`schedule` is {self.name!r}, but must be one of {', '.join(SCHEDULES)}.")
+        if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
+            raise ValueError(
+                f"`min_signal_rate` = {self.min_signal_rate} and `max_signal_rate` = {self.max_signal_rate} must "
+                "satisfy 0 < min_signal_rate < max_signal_rate <= 1."
+            )
+        if not isinstance(self.num_train_timesteps, int) or self.num_train_timesteps < 1:
+            raise ValueError(f"`num_train_timesteps` is {self.num_train_timesteps!r}, but must be an integer >= 1.")
+
+    def diffusion_time(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Diffusion time u = (t + 1) / T of timesteps t in [-1, T - 1], integer or fractional, of any dtype.
+
+        Computed in float32 or better. Half precision cannot hold 999 (bfloat16 rounds it to 1000), so u is clamped to [0, 1].
+        """
+        dtype = torch.float64 if timestep.dtype == torch.float64 else torch.float32
+        return ((timestep.to(dtype) + 1) / self.num_train_timesteps).clamp(0, 1)
+
+    def timestep(self, diffusion_time: torch.Tensor) -> torch.Tensor:
+        """The timestep t = T·u - 1 of diffusion times u in [0, 1]: the inverse of [`diffusion_time`]."""
+        return diffusion_time * self.num_train_timesteps - 1
+
+    def rates(self, diffusion_time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Signal and noise rates at diffusion times u in [0, 1], in the shape and dtype of the (floating point) argument."""
+        if self.name == "linear":
+            return linear(diffusion_time, self.num_train_timesteps)
+        if self.name == "cosine":
+            return cosine(diffusion_time)
+        return offset_cosine(diffusion_time, self.min_signal_rate, self.max_signal_rate)
+
+    def alphas_cumprod(self) -> torch.Tensor:
+        """The table ᾱ((k + 1) / T) of the integer timesteps k = 0 … T-1, in float64, as the stock schedulers use it.
+
+        Floored so that nobody who divides by its root meets zero.
+        """
+        time = torch.arange(1, self.num_train_timesteps + 1, dtype=torch.float64) / self.num_train_timesteps
+        return self.rates(time)[0].clamp(min=SIGNAL_RATE_FLOOR) ** 2
+
+    def betas(self) -> torch.Tensor:
+        """The β_k whose cumulative product of 1 - β_k is [`alphas_cumprod`]: `trained_betas` of the stock schedulers."""
+        alphas_cumprod = self.alphas_cumprod()
+        return 1 - alphas_cumprod / torch.nn.functional.pad(alphas_cumprod[:-1], (1, 0), value=1.0)

@@ -1,0 +1,245 @@
+"""The noise-predicting U-Net of the flower model, with the interface of diffusers' `UNet2DModel`."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_2d import UNet2DOutput
+
+from .schedules import DiffusionSchedule
+
+
+MIN_FREQUENCY, MAX_FREQUENCY = 1.0, 1000.0
+
+
+def noise_embedding(noise_power: torch.Tensor, embedding_dim: int = 32) -> torch.Tensor:
+    """Sinusoidal embedding γ(v) = [sin(2π f_k v), cos(2π f_k v)] of the noise power (after Vaswani et al. 2017, section 3.5).
+
+    Args:
+        noise_power: variances v in [0, 1], shape (B,), float32 or float64: the highest frequency turns a rounding
+            error of half precision into a random phase.
+        embedding_dim: even; its half is the number of frequencies f_k, which rise geometrically from 1 to 1,000.
+
+    Returns:
+        Tensor of shape (B, embedding_dim) and the dtype of `noise_power`: all sines, then all cosines.
+    """
+    log_frequencies = torch.linspace(
+        math.log(MIN_FREQUENCY),
+        math.log(MAX_FREQUENCY),
+        embedding_dim // 2,
+        dtype=noise_power.dtype,
+        device=noise_power.device,
+    )
+    angles = 2 * math.pi * torch.exp(log_frequencies) * noise_power[:, None]
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """x ↦ shortcut(x) + conv(swish(conv(norm(x)))), at one resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        # Keras' defaults, as in the reference: x ← 0.99 x + 0.01 batch for the running statistics, ε = 0.001.
+        self.norm = nn.BatchNorm2d(in_channels, eps=1e-3, momentum=0.01, affine=False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.conv_shortcut = (
+            nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else nn.Identity()
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = self.conv_shortcut(hidden_states)
+        hidden_states = F.silu(self.conv1(self.norm(hidden_states)))
+        return residual + self.conv2(hidden_states)
+
+
+class DownBlock(nn.Module):
+    """Residual blocks, each output kept as a skip, then 2×2 average pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_layers: int):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResidualBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(num_layers)
+        )
+
+    def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        for resnet in self.resnets:
+            hidden_states = resnet(hidden_states)
+            skips.append(hidden_states)
+        return F.avg_pool2d(hidden_states, kernel_size=2)
+
+
+class UpBlock(nn.Module):
+    """Bilinear ×2 upsampling, then residual blocks, each on its input concatenated with the latest skip."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResidualBlock((in_channels if i == 0 else out_channels) + skip_channels, out_channels)
+            for i in range(num_layers)
+        )
+
+    def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        hidden_states = F.interpolate(hidden_states, scale_factor=2, mode="bilinear", align_corners=False)
+        for resnet in self.resnets:
+            hidden_states = resnet(torch.cat([hidden_states, skips.pop()], dim=1))
+        return hidden_states
+
+
+class FlowerUNet2DModel(ModelMixin, ConfigMixin):
+    """Predicts the noise in an image from the image and the *power* of that noise (chapter 8 of *Generative Deep Learning*).
+
+    The call is that of diffusers' `UNet2DModel`; the noise power is derived from the timestep, in float32 or better, with
+    the configured schedule.
+
+    Args:
+        sample_size: side of the images in pixels, or (height, width); the number of `block_out_channels` minus one
+            times a half must divide it.
+        in_channels, out_channels: channels of the noisy image and of the prediction.
+        block_out_channels: widths of the resolutions from fine to coarse; the last is the bottleneck.
+        layers_per_block: residual blocks at each resolution, on the way down and on the way up.
+        noise_embedding_dim: length of the noise embedding, even.
+        schedule, min_signal_rate, max_signal_rate, num_train_timesteps: see [`DiffusionSchedule`]; must be those of the
+            scheduler that the model is used with.
+        image_mean, image_std: statistics of the training images in [0, 1], one number for all channels or one each. They are
+            kept here because the weights are of no use without them: image = image_mean + image_std · sample. The
+            default maps [-1, 1] to [0, 1], as everywhere in diffusers.
+
+    Raises:
+        ValueError: for sizes that do not fit together, naming the argument.
+    """
+
+    _supports_gradient_checkpointing = False
+    # BatchNorm's running statistics stay in float32 when the weights are loaded in half precision.
+    _keep_in_fp32_modules = ["norm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 64,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        block_out_channels: tuple[int, ...] = (32, 64, 96, 128),
+        layers_per_block: int = 2,
+        noise_embedding_dim: int = 32,
+        schedule: str = "offset_cosine",
+        min_signal_rate: float = 0.02,
+        max_signal_rate: float = 0.95,
+        num_train_timesteps: int = 1000,
+        image_mean: float | Sequence[float] = 0.5,
+        image_std: float | Sequence[float] = 0.5,
+    ):
+        super().__init__()
+        self._check_config()
+        self.schedule = DiffusionSchedule(schedule, min_signal_rate, max_signal_rate, num_train_timesteps)
+
+        *widths, bottleneck = block_out_channels
+        self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=1)
+        channels = block_out_channels[0] + noise_embedding_dim
+        self.down_blocks = nn.ModuleList()
+        for width in widths:
+            self.down_blocks.append(DownBlock(channels, width, layers_per_block))
+            channels = width
+        self.mid_blocks = nn.ModuleList()
+        for _ in range(layers_per_block):
+            self.mid_blocks.append(ResidualBlock(channels, bottleneck))
+            channels = bottleneck
+        self.up_blocks = nn.ModuleList()
+        for width in reversed(widths):
+            self.up_blocks.append(UpBlock(channels, width, width, layers_per_block))
+            channels = width
+        self.conv_out = nn.Conv2d(channels, out_channels, kernel_size=1)
+        self._initialize()
+
+    def _check_config(self):
+        config = self.config
+        sizes = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        if len(sizes) != 2 or any(size < factor or size % factor for size in sizes):
+            raise ValueError(
+                f"`sample_size` is {config.sample_size}, but {len(config.block_out_channels) - 1} down blocks halve each side, "
+                f"so it must be a multiple of {factor}. Choose another size, or fewer `block_out_channels`."
+            )
+        if config.noise_embedding_dim < 4 or config.noise_embedding_dim % 2:
+            raise ValueError(f"`noise_embedding_dim` is {config.noise_embedding_dim}, but must be even and at least 4.")
+        if len(config.block_out_channels) < 1 or config.layers_per_block < 1:
+            raise ValueError("`block_out_channels` and `layers_per_block` must name at least one width and one layer.")
+        for name in ("image_mean", "image_std"):
+            value = config[name]
+            if isinstance(value, (tuple, list)) and len(value) != config.out_channels:
+                raise ValueError(
+                    f"`{name}` has {len(value)} numbers for {config.out_channels} channels; give one a channel, or a single one."
+                )
+
+    def _initialize(self):
+        """Glorot-uniform kernels and zero biases; the last convolution is zero, so that no noise is predicted at first."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.conv_out.weight)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Loads a saved model (see `ModelMixin.from_pretrained`) and lays its weights out as channels_last.
+
+        Loading makes weights contiguous, and convolutions are faster in the other layout, above all on a CPU.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        model.to(memory_format=torch.channels_last)
+        return loaded
+
+    def noise_power(self, timestep: torch.Tensor | float, batch_size: int) -> torch.Tensor:
+        """Noise power (variance) v = 1 - ᾱ at a timestep, a number or a tensor of shape (), (1,) or (batch_size,)."""
+        timestep = torch.as_tensor(timestep, device=self.device)
+        if timestep.ndim > 1 or timestep.numel() not in (1, batch_size):
+            raise ValueError(
+                f"`timestep` has the shape {tuple(timestep.shape)}, but must be a number or hold one or {batch_size} numbers, "
+                "one for each sample."
+            )
+        _, noise_rate = self.schedule.rates(self.schedule.diffusion_time(timestep))
+        return (noise_rate**2).expand(batch_size)
+
+    def predict(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """The network proper: (B, in_channels, H, W) noisy images and (B, noise_embedding_dim) embeddings to predictions."""
+        hidden_states = self.conv_in(sample.contiguous(memory_format=torch.channels_last))
+        embedding = embedding.to(hidden_states.dtype)[:, :, None, None]
+        hidden_states = torch.cat([hidden_states, embedding.expand(-1, -1, *hidden_states.shape[-2:])], dim=1)
+        skips = []
+        for block in self.down_blocks:
+            hidden_states = block(hidden_states, skips)
+        for block in self.mid_blocks:
+            hidden_states = block(hidden_states)
+        for block in self.up_blocks:
+            hidden_states = block(hidden_states, skips)
+        return self.conv_out(hidden_states)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        class_labels: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[torch.Tensor]:
+        """Predicts the noise in `sample`.
+
+        Args:
+            sample: standardised noisy images, shape (B, in_channels, H, W).
+            timestep: 1000·u - 1 for diffusion times u in [0, 1], so -1 is u = 0 and 999 is u = 1: a number, or a tensor of
+                shape (), (1,) or (B,) of any dtype, integer or fractional.
+            class_labels: must be `None`; it is here because `UNet2DModel` has it.
+            return_dict: whether to return a [`~diffusers.models.unets.unet_2d.UNet2DOutput`] or a tuple.
+
+        Returns:
+            The prediction, in the shape and dtype of `sample`.
+        """
+        if class_labels is not None:
+            raise ValueError("`class_labels` must be None: this model is unconditional.")
+        noise_power = self.noise_power(timestep, sample.shape[0])
+        prediction = self.predict(sample, noise_embedding(noise_power, self.config.noise_embedding_dim))
+        return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
