@@ -6,8 +6,10 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import torch
 from diffusers.utils import make_image_grid
+from PIL import Image
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
+from flower_ddim.cli import run
 
 
 def main():
@@ -30,11 +32,11 @@ def main():
 
     columns = math.ceil(math.sqrt(args.num_images))
     rows = math.ceil(args.num_images / columns)
-    blank = images[0].point(lambda _: 255)
+    blank = Image.new(images[0].mode, images[0].size, "white")
     images += [blank] * (rows * columns - args.num_images)
     make_image_grid(images, rows, columns, resize=args.cell_size).save(args.output)
     print(f"{args.num_images} images in {args.num_inference_steps} steps took {seconds:.1f} s: {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -2,10 +2,15 @@
 
 from transformers import HfArgumentParser
 
+from flower_ddim.cli import run
 from flower_ddim.config import TrainingConfig
 from flower_ddim.training import train
 
 
-if __name__ == "__main__":
+def main():
     (config,) = HfArgumentParser(TrainingConfig, description=__doc__).parse_args_into_dataclasses()
     print(f"The trained pipeline is in {train(config)}.")
+
+
+if __name__ == "__main__":
+    run(main)

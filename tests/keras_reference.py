@@ -1,10 +1,6 @@
 """The reference network in Keras 3, built from its description with Keras layers alone, for comparison with ours."""
 
 import math
-import os
-
-
-os.environ["KERAS_BACKEND"] = "torch"
 
 import keras
 import numpy as np

@@ -15,7 +15,9 @@ class TrainingConfig:
     dataset_name: str | None = option(None, "Data set on the Hub, or this or train_data_dir.")
     train_data_dir: str | None = option(None, "Folder of Parquet files or pictures.")
     cache_dir: str | None = option(None, "Where data sets are cached; the datasets library's own place by default.")
-    output_dir: str = option("flower-ddim-output", "Folder for the trained pipeline, checkpoints, samples and metrics.")
+    output_dir: str = option(
+        "flower-ddim-output", "Folder for the trained pipeline, checkpoints, samples and metrics."
+    )
     resolution: int = option(64, "Side of the pictures in pixels.")
     center_crop: bool = option(True, "Cut pictures to their central square; otherwise they are squeezed.")
 
@@ -26,7 +28,9 @@ class TrainingConfig:
     learning_rate: float = option(1e-3, "Learning rate of AdamW, constant.")
     adam_weight_decay: float = option(1e-4, "Weight decay of AdamW.")
     prediction_type: str = option("epsilon", "What the network learns: epsilon (noise), sample or v_prediction.")
-    ema_max_decay: float = option(0.999, "Decay of the moving average of the weights, which is what is generated with.")
+    ema_max_decay: float = option(
+        0.999, "Decay of the moving average of the weights, which is what is generated with."
+    )
     ema_warmup: bool = option(False, "Start the average with smaller decays; for runs of a few thousand steps.")
 
     seed: int = option(0, "Seed of the initial weights, the order of the pictures, the noise and the times.")

@@ -15,7 +15,9 @@ from .unet_flower_ddim import FlowerUNet2DModel, ResidualBlock
 
 
 # A file holds the network alone, or the whole diffusion model with its averaged network, which is the one to generate with.
-NETWORK_PREFIXES = ("ema_network/", "", "network/")
+NETWORK_PREFIXES = ("ema_network/", "network/", "")
+# Keras files the layers of a model class under their attribute or under their class, whichever it comes across first.
+NORMALIZER_PREFIXES = ("normalizer/vars/", "layers/normalization/vars/")
 _LAYER = re.compile(r"layers/(conv2d|batch_normalization)(?:_(\d+))?/vars/([01])")
 
 
@@ -44,7 +46,7 @@ def convert_keras(
     unet = FlowerUNet2DModel(image_mean=list(image_mean), image_std=list(image_std), **unet_config)
     unet.load_state_dict(_state_dict(_network_variables(variables, path), unet, path))
     schedule = {name: unet.config[name] for name in ("schedule", "min_signal_rate", "max_signal_rate")}
-    return FlowerDDIMPipeline(unet, FlowerDDIMScheduler(unet.config.num_train_timesteps, **schedule))
+    return FlowerDDIMPipeline(unet.eval(), FlowerDDIMScheduler(unet.config.num_train_timesteps, **schedule))
 
 
 def read_keras_variables(path: str | Path) -> dict[str, np.ndarray]:
@@ -81,13 +83,12 @@ def _network_variables(variables: dict[str, np.ndarray], path) -> dict[str, np.n
 
 
 def _normalizer_statistics(variables: dict[str, np.ndarray], path) -> tuple[list[float], list[float]]:
-    try:
-        mean, variance = variables["normalizer/vars/0"], variables["normalizer/vars/1"]
-    except KeyError as error:
-        raise ValueError(
-            f"{path} holds no `normalizer`: give the `image_mean` and `image_std` of the training images in [0, 1]."
-        ) from error
-    return mean.ravel().tolist(), np.sqrt(variance).ravel().tolist()
+    for prefix in NORMALIZER_PREFIXES:
+        if f"{prefix}0" in variables:
+            return variables[f"{prefix}0"].ravel().tolist(), np.sqrt(variables[f"{prefix}1"]).ravel().tolist()
+    raise ValueError(
+        f"{path} holds no `Normalization` layer: give the `image_mean` and `image_std` of the training images in [0, 1]."
+    )
 
 
 def _state_dict(variables: dict[str, np.ndarray], unet: FlowerUNet2DModel, path) -> dict[str, torch.Tensor]:

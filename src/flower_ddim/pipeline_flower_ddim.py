@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,38 @@ class FlowerDDIMPipeline(DiffusionPipeline):
     def __init__(self, unet, scheduler):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Loads a pipeline from a folder, or from the Hub by id; see `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            FileNotFoundError: if what can only be a path is no folder.
+            OSError: if files of the folder are missing or damaged.
+            ValueError: if it holds another kind of pipeline.
+        """
+        path = os.fspath(pretrained_model_name_or_path)
+        only_a_path = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1
+        if only_a_path and not os.path.isdir(path):
+            raise FileNotFoundError(
+                f"There is no folder {path}: name a saved pipeline's folder, or its id on the Hub."
+            )
+        return super().from_pretrained(path, **kwargs)
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path, **kwargs):
+        """Reads `model_index.json`, and refuses that of a pipeline with other components."""
+        try:
+            config = super().load_config(pretrained_model_name_or_path, **kwargs)
+        except OSError as error:
+            raise OSError(f"{error} Name a folder that `save_pretrained` has written.") from error
+        components = sorted(name for name, value in config.items() if isinstance(value, (list, tuple)))
+        if components != ["scheduler", "unet"]:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {config.get('_class_name')} of {', '.join(components) or 'nothing'}, "
+                "but this pipeline has a scheduler and a unet: load it with DiffusionPipeline.from_pretrained."
+            )
+        return config
 
     @property
     def num_timesteps(self) -> int:
@@ -188,7 +221,9 @@ class FlowerDDIMPipeline(DiffusionPipeline):
         """What the scheduler's `step` takes of `generator` and `eta`: stock schedulers differ."""
         parameters = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in parameters:
-            raise ValueError(f"`eta` is {eta}, but {type(self.scheduler).__name__} has no such setting: leave it at 0.")
+            raise ValueError(
+                f"`eta` is {eta}, but {type(self.scheduler).__name__} has no such setting: leave it at 0."
+            )
         step_kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in step_kwargs.items() if name in parameters}
 

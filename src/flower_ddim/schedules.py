@@ -23,9 +23,7 @@ def linear(diffusion_time: torch.Tensor, num_train_timesteps: int = 1000) -> tup
     ᾱ is the cumulative product of 1 - β_t, placed at u = t / `num_train_timesteps` with ᾱ(0) = 1; between these grid points
     log ᾱ is interpolated. Arguments, result and dtype are those of [`DiffusionSchedule.rates`].
     """
-    betas = torch.linspace(
-        LINEAR_BETA_START, LINEAR_BETA_END, num_train_timesteps, dtype=torch.float64, device="cpu"
-    )
+    betas = torch.linspace(LINEAR_BETA_START, LINEAR_BETA_END, num_train_timesteps, dtype=torch.float64, device="cpu")
     log_alphas_cumprod = torch.nn.functional.pad(torch.log1p(-betas).cumsum(0), (1, 0))
     log_alphas_cumprod = log_alphas_cumprod.to(diffusion_time.device, diffusion_time.dtype)
     position = diffusion_time * num_train_timesteps

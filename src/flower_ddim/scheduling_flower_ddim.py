@@ -116,7 +116,11 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             num_inference_steps: the number N of steps, any integer ≥ 1.
             device: where to keep the timesteps.
         """
-        if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        if (
+            isinstance(num_inference_steps, bool)
+            or not isinstance(num_inference_steps, int)
+            or num_inference_steps < 1
+        ):
             raise ValueError(f"`num_inference_steps` is {num_inference_steps!r}, but must be an integer >= 1.")
         self.num_inference_steps = num_inference_steps
         diffusion_time = torch.arange(num_inference_steps, 0, -1, dtype=torch.float64) / num_inference_steps
@@ -226,16 +230,12 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         signal_rate, noise_rate = self._rates_at(timesteps, original_samples)
         return (signal_rate * original_samples + noise_rate * noise).to(original_samples.dtype)
 
-    def get_velocity(
-        self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor | float
-    ) -> torch.Tensor:
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor | float) -> torch.Tensor:
         """The velocity signal_rate · ε - noise_rate · x_0 (Salimans & Ho 2022, appendix D); arguments as for `add_noise`."""
         signal_rate, noise_rate = self._rates_at(timesteps, sample)
         return (signal_rate * noise - noise_rate * sample).to(sample.dtype)
 
-    def _rates_at(
-        self, timesteps: torch.Tensor | float, like: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rates_at(self, timesteps: torch.Tensor | float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rates at any timesteps, shaped to multiply the samples `like`."""
         diffusion_time = self.schedule.diffusion_time(torch.as_tensor(timesteps, device=like.device))
         shape = (-1,) + (1,) * (like.ndim - 1)

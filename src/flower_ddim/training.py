@@ -90,7 +90,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.output_dir = Path(config.output_dir)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = find_checkpoint(self.output_dir, config.resume_from_checkpoint)
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision, dynamo_backend="inductor" if config.compile else None
         )
@@ -124,9 +124,9 @@ class Trainer:
 
     def train(self) -> Path:
         """Trains to the last step and saves the averaged pipeline and a grid of its samples in `output_dir`."""
-        checkpoint = find_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
-        if checkpoint:
-            self.load_checkpoint(checkpoint)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint:
+            self.load_checkpoint(self.checkpoint)
         self.unet.train()
         bar = tqdm(
             total=self.total_steps,
@@ -142,7 +142,9 @@ class Trainer:
             if self.step % self.config.logging_steps == 0 or self.step == self.total_steps:
                 loss = torch.stack(losses).mean().item()
                 if not math.isfinite(loss):
-                    raise FloatingPointError(f"The loss is {loss} at step {self.step}: resume from the last checkpoint.")
+                    raise FloatingPointError(
+                        f"The loss is {loss} at step {self.step}: resume from the last checkpoint."
+                    )
                 seconds = time.perf_counter() - window_start
                 speed = len(losses) * self.config.train_batch_size / seconds
                 self.log(loss=loss, images_per_second=speed)

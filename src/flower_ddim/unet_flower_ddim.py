@@ -165,7 +165,9 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 f"so it must be a multiple of {factor}. Choose another size, or fewer `block_out_channels`."
             )
         if config.noise_embedding_dim < 4 or config.noise_embedding_dim % 2:
-            raise ValueError(f"`noise_embedding_dim` is {config.noise_embedding_dim}, but must be even and at least 4.")
+            raise ValueError(
+                f"`noise_embedding_dim` is {config.noise_embedding_dim}, but must be even and at least 4."
+            )
         if len(config.block_out_channels) < 1 or config.layers_per_block < 1:
             raise ValueError("`block_out_channels` and `layers_per_block` must name at least one width and one layer.")
         for name in ("image_mean", "image_std"):
@@ -184,15 +186,40 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.conv_out.weight)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Loads a saved model (see `ModelMixin.from_pretrained`) and lays its weights out as channels_last.
 
-        Loading makes weights contiguous, and convolutions are faster in the other layout, above all on a CPU.
+        Loading makes weights contiguous, and convolutions are faster in the other layout, above all on a CPU. Only safetensors
+        are read, unless `use_safetensors=False` asks for pickled weights.
+
+        Raises:
+            OSError: if there is no model, or its files are damaged.
+            ValueError: if the weights are not those of the configured architecture.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        wants_loading_info = kwargs.pop("output_loading_info", False)
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
+        misfit = f"The weights in {pretrained_model_name_or_path} are not those of its config.json"
+        remedy = "Use the two files that were saved together."
+        try:
+            model, loading_info = super().from_pretrained(
+                pretrained_model_name_or_path, output_loading_info=True, **kwargs
+            )
+        except OSError as error:
+            reason = str(error).strip()
+            raise OSError(
+                f"No U-Net can be loaded from {pretrained_model_name_or_path}: {reason} If the files are damaged, download or "
+                "save the model again."
+            ) from error
+        except ValueError as error:
+            # diffusers' own advice here is to go on with random weights.
+            reason = str(error).partition(". If you want")[0].replace("Cannot load  because ", "")
+            raise ValueError(f"{misfit}: {reason}. {remedy}") from error
+        misfits = sorted(name for kind in ("missing_keys", "unexpected_keys") for name in loading_info[kind])
+        if misfits:
+            raise ValueError(f"{misfit}: {', '.join(misfits)} missing or unexpected. {remedy}")
         model.to(memory_format=torch.channels_last)
-        return loaded
+        return (model, loading_info) if wants_loading_info else model
 
     def noise_power(self, timestep: torch.Tensor | float, batch_size: int) -> torch.Tensor:
         """Noise power (variance) v = 1 - ᾱ at a timestep, a number or a tensor of shape (), (1,) or (batch_size,)."""

@@ -1,0 +1,68 @@
+"""Shared real, tiny components, and how scripts are run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+# No test may reach for the network, nor a process that one starts.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["KERAS_BACKEND"] = "torch"
+
+ROOT = Path(__file__).parent.parent
+FLOWERS = ROOT / "tests" / "data"
+
+
+def make_unet(**config):
+    """A small U-Net with random weights and statistics, whose predictions are of the order of one."""
+    from flower_ddim import FlowerUNet2DModel
+
+    generator = torch.Generator().manual_seed(0)
+    config = {"sample_size": 16, "block_out_channels": (8, 16, 24), "layers_per_block": 1} | config
+    unet = FlowerUNet2DModel(**config)
+    for name, tensor in unet.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5, generator=generator)
+        elif name.endswith(("running_mean", "bias")):
+            tensor.normal_(0, 0.1, generator=generator)
+        elif name.endswith("weight"):
+            tensor.normal_(0, tensor[0].numel() ** -0.5, generator=generator)
+    return unet.eval()
+
+
+@pytest.fixture
+def unet():
+    return make_unet()
+
+
+@pytest.fixture
+def pipe(unet):
+    from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+
+    pipe = FlowerDDIMPipeline(unet, FlowerDDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def run_script():
+    """Runs `scripts/NAME` with arguments in a process of its own; returns it completed, its output as text."""
+
+    def run(name, *arguments, expect_success=True):
+        command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+        completed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if expect_success:
+            assert completed.returncode == 0, completed.stderr
+        return completed
+
+    return run

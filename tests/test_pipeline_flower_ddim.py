@@ -1,0 +1,286 @@
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_unet
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
+
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
+
+
+def seeds(*values):
+    return [torch.Generator().manual_seed(value) for value in values]
+
+
+def test_sampling_is_equation_12_step_by_step(pipe, noise):
+    """The whole loop against the formula written out, with the rates of the offset cosine schedule."""
+    start, end = math.acos(0.95), math.acos(0.02)
+    sample = noise
+    with torch.no_grad():
+        for i in range(7):
+            now, later = (start + (7 - j) / 7 * (end - start) for j in (i, i + 1))
+            epsilon = pipe.unet(sample, 1000 * (7 - i) / 7 - 1).sample
+            image = (sample - math.sin(now) * epsilon) / math.cos(now)
+            sample = math.cos(later) * image + math.sin(later) * epsilon
+    expected = (image * 0.5 + 0.5).clamp(0, 1)
+    images = pipe(latents=noise, num_inference_steps=7, output_type="pt").images
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+
+
+def test_output_types_hold_the_same_images(pipe, noise):
+    pt, np_, pil, latent = (
+        pipe(latents=noise, num_inference_steps=3, output_type=t).images for t in ("pt", "np", "pil", "latent")
+    )
+    assert pt.shape == (2, 3, 16, 16) and pt.min() >= 0 and pt.max() <= 1
+    np.testing.assert_array_equal(np_, pt.permute(0, 2, 3, 1).numpy())
+    for image, array in zip(pil, np_, strict=True):
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), (array * 255).round())
+    torch.testing.assert_close((latent * 0.5 + 0.5).clamp(0, 1), pt)
+
+
+def test_tuple_output(pipe, noise):
+    images = pipe(latents=noise, num_inference_steps=2, output_type="pt").images
+    (tuple_images,) = pipe(latents=noise, num_inference_steps=2, output_type="pt", return_dict=False)
+    assert torch.equal(images, tuple_images)
+
+
+def test_images_are_destandardised_with_the_statistics_of_the_model(noise):
+    mean, std = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
+    pipe = FlowerDDIMPipeline(make_unet(image_mean=mean, image_std=std), FlowerDDIMScheduler())
+    latent, images = (pipe(latents=noise, num_inference_steps=2, output_type=t).images for t in ("latent", "pt"))
+    expected = latent * torch.tensor(std).reshape(1, 3, 1, 1) + torch.tensor(mean).reshape(1, 3, 1, 1)
+    torch.testing.assert_close(images, expected.clamp(0, 1))
+
+
+def test_grey_models_make_grey_images():
+    pipe = FlowerDDIMPipeline(make_unet(in_channels=1, out_channels=1), FlowerDDIMScheduler())
+    assert pipe(num_inference_steps=2).images[0].mode == "L"
+    assert pipe(num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 1)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_same_seed_same_images(pipe, eta):
+    first, again, other = (
+        pipe(generator=seeds(s)[0], batch_size=2, num_inference_steps=3, eta=eta, output_type="pt").images
+        for s in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_images_do_not_depend_on_their_batch(pipe, eta):
+    kwargs = {"num_inference_steps": 5, "eta": eta, "output_type": "pt"}
+    together = pipe(batch_size=8, generator=seeds(*range(8)), **kwargs).images
+    for i in range(8):
+        alone = pipe(generator=seeds(i), **kwargs).images
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-4)
+
+
+def test_training_mode_makes_no_difference_and_comes_back(pipe, noise):
+    expected = pipe(latents=noise, num_inference_steps=3, output_type="pt").images
+    pipe.unet.train()
+    statistics = pipe.unet.mid_blocks[0].norm.running_mean.clone()
+    assert torch.equal(pipe(latents=noise, num_inference_steps=3, output_type="pt").images, expected)
+    assert pipe.unet.training and torch.equal(pipe.unet.mid_blocks[0].norm.running_mean, statistics)
+
+
+def test_a_failing_callback_leaves_the_mode_as_it_was(pipe):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    pipe.unet.train()
+    with pytest.raises(KeyboardInterrupt):
+        pipe(num_inference_steps=2, callback_on_step_end=fail)
+    assert pipe.unet.training
+
+
+def test_callback_sees_every_step_and_can_replace_the_latents(pipe):
+    seen = []
+
+    def callback(pipeline, i, timestep, tensors):
+        seen.append((i, timestep.item(), tensors["latents"].shape))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    images = pipe(num_inference_steps=4, callback_on_step_end=callback, output_type="pt").images
+    assert seen == [(i, t, (1, 3, 16, 16)) for i, t in enumerate([999.0, 749.0, 499.0, 249.0])]
+    assert torch.equal(images, torch.full_like(images, 0.5))  # of zero latents
+    assert pipe.num_timesteps == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_saved_pipelines_load_in_every_precision(pipe, noise, tmp_path, dtype):
+    expected = pipe(latents=noise, output_type="pt").images
+    pipe.save_pretrained(tmp_path)
+    assert not list(tmp_path.rglob("*.bin")) and len(list(tmp_path.rglob("*.safetensors"))) == 1
+    loaded = FlowerDDIMPipeline.from_pretrained(tmp_path, dtype=dtype)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.unet.dtype == dtype
+    images = loaded(latents=noise, output_type="pt").images
+    assert images.dtype == torch.float32
+    bound = 1e-4 if dtype == torch.float32 else 0.1
+    assert (images - expected).abs().mean() < bound
+
+
+def test_the_pipeline_class_is_the_only_import_that_a_fresh_process_needs(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    code = (
+        "import sys; from flower_ddim import FlowerDDIMPipeline; "
+        "pipe = FlowerDDIMPipeline.from_pretrained(sys.argv[1]); print(pipe(num_inference_steps=2).images[0].size)"
+    )
+    process = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert process.stdout.strip() == "(16, 16)", process.stderr
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, flower_ddim; print([m for m in ('torch', 'diffusers', 'numpy', 'PIL') if m in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "stock",
+    [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler],
+)
+def test_stock_schedulers_drop_in(pipe, stock, tmp_path):
+    pipe.scheduler = stock.from_config(pipe.scheduler.config)
+    kwargs = {"batch_size": 2, "num_inference_steps": 5, "output_type": "pt"}
+    images = pipe(generator=seeds(0, 1), **kwargs).images
+    assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
+    pipe.save_pretrained(tmp_path)
+    loaded = FlowerDDIMPipeline.from_pretrained(tmp_path)
+    assert type(loaded.scheduler) is stock
+    loaded.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(loaded(generator=seeds(0, 1), **kwargs).images, images, rtol=0, atol=1e-4)
+
+
+def test_interpolation_turns_from_one_noise_to_the_other(pipe, noise):
+    a, b = noise[0], noise[1:]
+    images = pipe.interpolate(a, b, num_images=5, num_inference_steps=3, output_type="pt").images
+    assert images.shape == (5, 3, 16, 16)
+    angles = torch.linspace(0, math.pi / 2, 5).reshape(-1, 1, 1, 1)
+    path = a[None] * angles.cos() + b * angles.sin()
+    expected = pipe(latents=path, num_inference_steps=3, output_type="pt").images
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+    ends = pipe(latents=noise, num_inference_steps=3, output_type="pt").images
+    torch.testing.assert_close(images[[0, -1]], ends, rtol=0, atol=1e-4)
+
+
+def test_interpolation_needs_two_noises_and_two_images(pipe, noise):
+    with pytest.raises(ValueError, match="num_images"):
+        pipe.interpolate(noise[0], noise[1], num_images=1)
+    with pytest.raises(ValueError, match="noise_b"):
+        pipe.interpolate(noise[0], noise[1, :, :8])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": -3}, "num_inference_steps"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.0}, "batch_size"),
+        ({"eta": -0.1}, "eta"),
+        ({"eta": 1.5}, "eta"),
+        ({"output_type": "jpeg"}, "pil, np, pt, latent"),
+        ({"latents": torch.zeros(3, 16, 16)}, "(3, 16, 16)"),
+        ({"latents": torch.zeros(1, 3, 32, 32)}, "must have (1, 3, 16, 16)"),
+        ({"latents": torch.zeros(2, 3, 16, 16), "batch_size": 3}, "must have (3, 3, 16, 16)"),
+        ({"latents": torch.zeros(1, 3, 16, 16, dtype=torch.int64)}, "int64"),
+        ({"generator": seeds(0, 1, 2), "batch_size": 2}, "list of 3"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "latents"),
+    ],
+)
+def test_bad_input_is_explained(pipe, arguments, message):
+    with pytest.raises(ValueError) as error:
+        pipe(**arguments)
+    assert message in str(error.value)
+
+
+def test_eta_needs_a_scheduler_that_has_it(pipe):
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler has no such setting"):
+        pipe(eta=0.5)
+
+
+def test_unet_and_scheduler_must_agree_on_the_schedule(pipe):
+    pipe.scheduler = FlowerDDIMScheduler(schedule="linear")
+    with pytest.raises(ValueError, match="schedule='offset_cosine'"):
+        pipe()
+
+
+def test_folders_that_hold_no_pipeline_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        FlowerDDIMPipeline.from_pretrained(tmp_path / "missing")
+    with pytest.raises(OSError, match="save_pretrained"):
+        FlowerDDIMPipeline.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text("{ broken")
+    with pytest.raises(OSError, match="not a valid JSON"):
+        FlowerDDIMPipeline.from_pretrained(tmp_path)
+
+
+def test_pipelines_of_other_parts_are_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    foreign = {"_class_name": StableDiffusionPipeline.__name__, "vae": ["diffusers", "AutoencoderKL"]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | foreign))
+    with pytest.raises(ValueError, match="StableDiffusionPipeline of scheduler, unet, vae"):
+        FlowerDDIMPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "scheduler"])
+def test_missing_parts_are_reported(pipe, tmp_path, part):
+    pipe.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / part)
+    with pytest.raises(OSError, match="no file named|No U-Net"):
+        FlowerDDIMPipeline.from_pretrained(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    pipe = FlowerDDIMPipeline.from_pretrained(PRETRAINED)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_shipped_model_paints_pictures(shipped):
+    """Not noise and not a flat colour: neighbouring pixels agree, and the colours are about those of the flowers."""
+    images = shipped(batch_size=8, generator=seeds(*range(8)), output_type="pt").images
+    assert images.shape == (8, 3, 64, 64)
+    assert 0.1 < images.std() < 0.4
+    assert (images[..., 1:] - images[..., :-1]).abs().mean() < 0.1
+    means = torch.tensor(shipped.unet.config.image_mean)
+    assert (images.mean((0, 2, 3)) - means).abs().max() < 0.2
+
+
+# Root mean square distance of 8 images, as fractions of the range of pixels, from what 100 DDIM steps make of the same noise.
+@pytest.mark.parametrize(
+    "stock, bound",
+    [
+        (DDIMScheduler, 0.2),
+        (EulerDiscreteScheduler, 0.2),
+        (DPMSolverMultistepScheduler, 0.2),
+        (UniPCMultistepScheduler, 0.2),
+    ],
+)
+def test_the_shipped_model_paints_the_same_with_other_solvers(shipped, stock, bound):
+    latents = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = shipped(latents=latents, num_inference_steps=100, output_type="pt").images
+    other = FlowerDDIMPipeline(shipped.unet, stock.from_config(shipped.scheduler.config))
+    other.set_progress_bar_config(disable=True)
+    images = other(latents=latents, output_type="pt").images
+    print(stock.__name__, (images - expected).square().mean().sqrt())
+    assert (images - expected).square().mean().sqrt() < bound
