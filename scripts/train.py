@@ -1,15 +1,16 @@
-"""Trains a flower model: `accelerate launch scripts/train.py --train_data_dir FOLDER --output_dir FOLDER`."""
+"""Trains a diffusion model: `accelerate launch scripts/train.py [recipe.yaml] --train_data_dir FOLDER --output_dir FOLDER`."""
 
-from transformers import HfArgumentParser
+import sys
 
 from flower_ddim.cli import run
-from flower_ddim.config import TrainingConfig
+from flower_ddim.config import parse_config
 from flower_ddim.training import train
 
 
 def main():
-    (config,) = HfArgumentParser(TrainingConfig, description=__doc__).parse_args_into_dataclasses()
-    print(f"The trained pipeline is in {train(config)}.")
+    folder = train(parse_config(sys.argv[1:]))
+    if folder:
+        print(f"The trained pipeline is in {folder}.")
 
 
 if __name__ == "__main__":

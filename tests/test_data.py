@@ -7,12 +7,15 @@ from PIL import Image
 
 from flower_ddim.data import (
     BatchSampler,
+    StreamedImages,
     channel_statistics,
     decode_images,
     fit_image,
     image_column,
     open_dataset,
     seeded_generator,
+    split_train_validation,
+    to_rgb,
 )
 
 
@@ -32,9 +35,18 @@ def test_parquet_becomes_one_array(cache):
     dataset = open_dataset(data_dir=str(FLOWERS), **cache)
     assert len(dataset) == 128 and image_column(dataset) == "image"
     images = decode_images(dataset, 64)
-    assert images.shape == (128, 64, 64, 3) and images.dtype == np.uint8
-    np.testing.assert_array_equal(images[5], np.asarray(dataset[5]["image"]))
-    assert decode_images(dataset.select(range(2)), 32).shape == (2, 32, 32, 3)
+    assert len(images) == 128 and images.channels == 3
+    assert images[[5, 0]].shape == (2, 64, 64, 3) and images[[5, 0]].dtype == np.uint8
+    np.testing.assert_array_equal(images[[5]][0], np.asarray(dataset[5]["image"]))
+    assert decode_images(dataset.select(range(2)), 32)[[1]].shape == (1, 32, 32, 3)
+
+
+def test_memory_and_disk_hold_the_same_pixels(cache):
+    dataset = open_dataset(data_dir=str(FLOWERS), **cache).select(range(100, 128))
+    memory, disk = (decode_images(dataset, 16, cache=where) for where in ("memory", "disk"))
+    np.testing.assert_array_equal(memory[range(28)], disk[range(28)])
+    assert memory.channel_statistics() == disk.channel_statistics()
+    assert not disk.chunks[0].flags.writeable  # a view of the memory-mapped file
 
 
 def test_image_folder(tmp_path, cache):
@@ -42,7 +54,54 @@ def test_image_folder(tmp_path, cache):
     for i in range(3):
         stripes(10 + i, 10).save(tmp_path / "pictures" / f"{i}.png")
     dataset = open_dataset(data_dir=str(tmp_path / "pictures"), **cache)
-    assert decode_images(dataset, 8).shape == (3, 8, 8, 3)
+    assert decode_images(dataset, 8)[range(3)].shape == (3, 8, 8, 3)
+
+
+def test_grey_pictures_have_one_channel_and_a_single_colour_makes_three(tmp_path):
+    grey = [stripes(8, 8).convert("L") for _ in range(3)]
+    images = decode_images(Dataset.from_dict({"image": grey}), 8)
+    assert images.channels == 1 and images[[0, 1]].shape == (2, 8, 8, 1)
+    np.testing.assert_array_equal(images[[0]][0, :, :, 0], np.asarray(grey[0]))
+    assert decode_images(Dataset.from_dict({"image": [*grey, stripes(8, 8)]}), 8).channels == 3
+
+
+def test_broken_pictures_are_reported_by_name_and_skipped(tmp_path, cache, caplog):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(10):
+        stripes(8 + i, 8).save(folder / f"{i}.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "3.png")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:150])
+    (folder / "7.png").write_text("no picture")
+    images = decode_images(open_dataset(data_dir=str(folder), **cache), 8)
+    assert len(images) == 8
+    assert "2 of 10 pictures cannot be read" in caplog.text and "3.png" in caplog.text and "7.png" in caplog.text
+    for path in folder.iterdir():
+        path.write_text("no picture")
+    with pytest.raises(ValueError, match="None of the 10 pictures can be read"):
+        decode_images(open_dataset(data_dir=str(folder), cache_dir=str(tmp_path / "other")), 8)
+
+
+def test_a_split_that_is_missing_is_set_aside_reproducibly():
+    dataset = Dataset.from_dict({"number": list(range(50))})
+    train, validation = split_train_validation(dataset, 0.1, seed=0)
+    assert len(validation) == 5 and sorted([*train["number"], *validation["number"]]) == list(range(50))
+    assert split_train_validation(dataset, 0.1, seed=0)[1]["number"][:] == validation["number"][:]
+    assert split_train_validation(dataset, 0.1, seed=1)[1]["number"][:] != validation["number"][:]
+    assert len(split_train_validation(dataset.select(range(2)), 0.9, seed=0)[0]) == 1
+    with pytest.raises(ValueError, match="validation_epochs 0"):
+        split_train_validation(dataset.select(range(1)), 0.5, seed=0)
+
+
+def test_streamed_pictures_are_those_of_the_data_set_in_every_pass(cache):
+    stream = open_dataset(data_dir=str(FLOWERS), streaming=True, **cache)
+    streamed = StreamedImages(stream, 16, True, seed=0, rank=0, world=1)
+    images = decode_images(open_dataset(data_dir=str(FLOWERS), **cache), 16)
+    assert streamed.statistics == images.channel_statistics()
+    expected = sorted(image.tobytes() for image in images[range(128)])
+    first, second = streamed.next_batch(128), streamed.next_batch(128)
+    assert sorted(image.tobytes() for image in first) == sorted(image.tobytes() for image in second) == expected
+    assert not (first == second).all()
 
 
 def test_image_column_of_any_name():
@@ -70,11 +129,27 @@ def test_any_mode_becomes_rgb(mode):
     assert fit_image(image, 8).mode == "RGB"
 
 
+def test_sixteen_bits_are_scaled_and_transparency_is_white():
+    deep = Image.fromarray(np.full((4, 4), 0x8000, dtype=np.uint16))
+    assert np.asarray(to_rgb(deep)).tolist() == np.full((4, 4, 3), 128).tolist()
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (np.asarray(to_rgb(clear)) == 255).all()
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to look at
+    stripes(20, 10).save(tmp_path / "turned.jpg", exif=exif)
+    assert to_rgb(Image.open(tmp_path / "turned.jpg")).size == (10, 20)
+
+
 def test_channel_statistics_are_those_of_numpy():
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics([images[:7], images[7:]])
     assert mean == pytest.approx((images / 255).mean((0, 1, 2)), rel=1e-12)
     assert std == pytest.approx((images / 255).std((0, 1, 2)), rel=1e-9)
+    with pytest.raises(ValueError, match="nothing to learn"):
+        channel_statistics([np.zeros((2, 4, 4, 3), dtype=np.uint8)])
 
 
 def test_every_pass_visits_every_picture_once_in_a_new_order():

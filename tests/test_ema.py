@@ -16,15 +16,15 @@ def changed(model, seed):
     return model
 
 
-@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize("warmup", [{}, {"power": 1.0, "inv_gamma": 9.0}], ids=["constant", "warmup"])
 def test_average_equals_the_formula_statistics_included(warmup):
     model = make_unet()
     expected = {name: tensor.double() for name, tensor in model.state_dict().items()}
-    ema = ExponentialMovingAverage(model, max_decay=0.9, warmup=warmup)
+    ema = ExponentialMovingAverage(model, max_decay=0.3, **warmup)
     for n in range(1, 6):
         changed(model, seed=n)
         ema.update(model)
-        decay = min(0.9, (1 + n) / (10 + n)) if warmup else 0.9
+        decay = min(0.3, n / (9 + n)) if warmup else 0.3
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
@@ -54,6 +54,6 @@ def test_networks_with_other_weights_and_impossible_decays_are_refused():
     ema = ExponentialMovingAverage(make_unet())
     with pytest.raises(ValueError, match="mid_blocks.1"):
         ema.update(make_unet(layers_per_block=2))
-    for decay in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="max_decay"):
-            ExponentialMovingAverage(make_unet(), max_decay=decay)
+    for arguments in ({"max_decay": -0.1}, {"max_decay": 1.0}, {"power": 0.0}, {"power": 1.0, "inv_gamma": 0.0}):
+        with pytest.raises(ValueError, match="ema_"):
+            ExponentialMovingAverage(make_unet(), **arguments)

@@ -1,57 +1,23 @@
+"""The training, run in this process on real flowers; what interrupts or spreads it is in files of its own."""
+
 import json
 import math
 
 import pytest
 import torch
 from conftest import FLOWERS, make_unet
+from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
+from training_runs import metrics, train_here, words
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
-from flower_ddim.training import ZERO_NOISE_LOSS, diffusion_loss, draw_noise_and_times
+from flower_ddim.data import decode_images, open_dataset
+from flower_ddim.loss import ZERO_NOISE_LOSS
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_loss_is_the_mean_absolute_error_of_what_is_predicted(prediction_type):
-    scheduler = FlowerDDIMScheduler(prediction_type=prediction_type)
-    unet = make_unet()
-    noise, times = draw_noise_and_times((4, 3, 16, 16), seed=0, step=0)
-    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    start, end = math.acos(0.95), math.acos(0.02)
-    angles = (start + times * (end - start)).reshape(4, 1, 1, 1)
-    signal, noise_rate = angles.cos(), angles.sin()
-    target = {"epsilon": noise, "sample": images, "v_prediction": signal * noise - noise_rate * images}[
-        prediction_type
-    ]
-    prediction = unet(signal * images + noise_rate * noise, 1000 * times - 1).sample
-    expected = (prediction - target).abs().mean()
-    torch.testing.assert_close(diffusion_loss(unet, scheduler, images, noise, times), expected, rtol=1e-4, atol=0)
-
-
-def test_predicting_no_noise_scores_the_baseline():
-    unet = make_unet()
-    for tensor in (unet.conv_out.weight, unet.conv_out.bias):
-        torch.nn.init.zeros_(tensor)
-    noise, times = draw_noise_and_times((64, 3, 16, 16), seed=0, step=0)
-    loss = diffusion_loss(unet, FlowerDDIMScheduler(), torch.zeros_like(noise), noise, times)
-    assert loss.item() == pytest.approx(ZERO_NOISE_LOSS, abs=0.01)
-
-
-def test_noise_and_times_are_a_function_of_seed_and_step():
-    noise, times = draw_noise_and_times((8, 3, 4, 4), seed=3, step=7)
-    again = draw_noise_and_times((8, 3, 4, 4), seed=3, step=7)
-    assert torch.equal(noise, again[0]) and torch.equal(times, again[1])
-    for seed, step in ((3, 8), (4, 7)):
-        assert not torch.equal(draw_noise_and_times((8, 3, 4, 4), seed, step)[0], noise)
-    assert times.min() >= 0 and times.max() <= 1
-
-
-def train_options(output_dir, cache_dir, **changes):
-    options = {
-        "train_data_dir": FLOWERS, "output_dir": output_dir, "cache_dir": cache_dir, "resolution": 16,
-        "train_batch_size": 16, "max_train_steps": 4, "logging_steps": 1, "checkpointing_steps": 2, "seed": 1,
-    } | changes  # fmt: skip
-    return [word for name, value in options.items() for word in (f"--{name}", value)]
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+LAST_WEIGHTS = "state/model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -59,58 +25,215 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture
-def trained(runs, run_script):
-    """Output folder of four steps of real training on the sample flowers."""
-    if not (runs / "whole").exists():
-        run_script("train.py", *train_options(runs / "whole", runs / "cache"))
-    return runs / "whole"
+@pytest.fixture(scope="module")
+def trained(runs):
+    """Output folder of eight steps, validated and previewed after every epoch of one pass."""
+    return train_here(
+        runs / "trained", validation_epochs=1, dataset_repeats=1, save_images_epochs=1, save_model_epochs=1
+    )
 
 
-def losses(output_dir):
-    return [json.loads(line)["loss"] for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+def assert_same_weights(one, other):
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
 
 
-def test_training_writes_pipeline_checkpoints_samples_and_metrics(trained):
+def test_what_a_run_leaves_behind(trained):
     pipe = FlowerDDIMPipeline.from_pretrained(trained)
     assert pipe.unet.config.image_mean == pytest.approx([0.47, 0.39, 0.31], abs=0.1)
     assert pipe.unet.config.sample_size == 16
-    assert Image.open(trained / "samples.png").size == (64, 64)
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[-1]["images"] == 64
-    assert losses(trained)[0] == pytest.approx(ZERO_NOISE_LOSS, abs=0.02)  # the untrained network predicts no noise
-    for checkpoint in ("checkpoint-2", "checkpoint-4"):
+    assert Image.open(trained / "samples.png").size == (32, 32)
+    assert Image.open(trained / "samples" / "epoch-0001.png").size == (32, 32)
+    assert list(metrics(trained)) == list(range(1, 9))
+    assert all(value > 0 for name in ("grad_norm", "images_per_second") for value in metrics(trained, name).values())
+    assert set(metrics(trained, "lr").values()) == {1e-3}
+    assert metrics(trained, "images")[8] == 128
+    assert metrics(trained)[1] == pytest.approx(ZERO_NOISE_LOSS, abs=0.02)  # the untrained network predicts no noise
+    for checkpoint in ("checkpoint-4", "checkpoint-8"):
         FlowerDDIMPipeline.from_pretrained(trained / checkpoint)
+    assert_same_weights(trained / WEIGHTS, trained / "checkpoint-8" / WEIGHTS)
 
 
-def test_what_is_saved_is_the_average(trained):
-    averaged = load_file(trained / "unet" / "diffusion_pytorch_model.safetensors")
-    last = load_file(trained / "checkpoint-4" / "state" / "model.safetensors")
-    assert averaged.keys() == last.keys()
-    # After four steps at a decay of 0.999 the average has hardly left the zeros of the last layer.
-    assert 0 < averaged["conv_out.weight"].abs().max() < 0.01 * last["conv_out.weight"].abs().max()
-    assert not torch.equal(averaged["mid_blocks.0.norm.running_mean"], last["mid_blocks.0.norm.running_mean"])
+def test_validation_is_on_pictures_set_aside_with_the_same_noise_every_time(trained):
+    raw, averaged = metrics(trained, "validation_loss"), metrics(trained, "validation_loss_ema")
+    assert list(raw) == list(averaged) == [7, 8]  # 115 of 128 pictures make 7 batches of 16
+    assert raw[8] < raw[7] < ZERO_NOISE_LOSS + 0.01 and averaged[8] > raw[8]
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one(trained, runs, run_script):
-    halves = runs / "halves"
-    run_script("train.py", *train_options(halves, runs / "cache", max_train_steps=2))
-    run_script("train.py", *train_options(halves, runs / "cache", resume_from_checkpoint="latest"))
-    assert losses(halves) == losses(trained)
-    for file in ("unet/diffusion_pytorch_model.safetensors", "checkpoint-4/state/model.safetensors"):
-        resumed, whole = load_file(halves / file), load_file(trained / file)
-        for name in whole:
-            assert torch.equal(resumed[name], whole[name]), name
+def test_the_average_equals_one_computed_by_hand_statistics_included(runs):
+    train_here(runs / "ema", max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=None, ema_max_decay=0.9)
+    states = [load_file(runs / "ema" / f"checkpoint-{n}" / LAST_WEIGHTS) for n in (1, 2, 3, 4)]
+    averages = [load_file(runs / "ema" / f"checkpoint-{n}" / WEIGHTS) for n in (1, 2, 3, 4)]
+    for name, average in averages[0].items():
+        if not average.is_floating_point():
+            assert torch.equal(averages[3][name], states[3][name])
+            continue
+        for state, result in zip(states[1:], averages[1:], strict=True):
+            average = 0.9 * average + 0.1 * state[name]
+            torch.testing.assert_close(result[name], average, rtol=1e-4, atol=1e-6, msg=name)
+    assert any(name.endswith("running_var") for name in averages[0])
 
 
-def test_a_missing_checkpoint_or_folder_is_explained(runs, run_script):
-    for changes, message in (
-        ({"resume_from_checkpoint": runs / "nowhere"}, "is no checkpoint"),
-        ({"train_data_dir": runs / "nowhere"}, "There is no folder"),
-        ({"train_batch_size": 200}, "lower `train_batch_size`"),
+def test_the_learning_rate_follows_the_optimizer_step_also_with_accumulation(runs):
+    options = {"lr_scheduler": "linear", "lr_warmup_steps": 2, "max_train_steps": 4, "learning_rate": 0.01}
+    for accumulation in (1, 4):
+        folder = train_here(runs / f"lr{accumulation}", gradient_accumulation_steps=accumulation, **options)
+        assert list(metrics(folder, "lr").values()) == pytest.approx([0.0, 0.005, 0.01, 0.005])
+
+
+def test_accumulated_batches_hold_the_pictures_of_the_whole_one(runs):
+    """Only BatchNorm, which sees a part at a time, tells them apart."""
+    whole = train_here(runs / "one-pass", train_batch_size=16, max_train_steps=3)
+    parts = train_here(runs / "four-parts", train_batch_size=4, gradient_accumulation_steps=4, max_train_steps=3)
+    assert metrics(parts, "images") == metrics(whole, "images")
+    assert list(metrics(parts).values()) == pytest.approx(list(metrics(whole).values()), rel=0.02)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_by_bit(runs, accumulation):
+    """Step 5 lies in the middle of a pass of 8 or 4 batches."""
+    options = {"gradient_accumulation_steps": accumulation, "random_flip": True, "checkpointing_steps": 5}
+    options |= {"max_train_steps": 10, "lr_scheduler": "cosine"}
+    whole = train_here(runs / f"whole{accumulation}", **options)
+    resumed = train_here(runs / f"resumed{accumulation}", **options, checkpoints_total_limit=None)
+    for path in resumed.glob("checkpoint-10/*"):  # as if the run had died in its eighth step
+        path.rename(path.parent / f".{path.name}") if path.name == "trainer_state.json" else None
+    (resumed / WEIGHTS).unlink()
+    train_here(resumed, **options, resume_from_checkpoint="latest")
+    assert metrics(resumed) == metrics(whole) and metrics(resumed, "lr") == metrics(whole, "lr")
+    assert_same_weights(whole / WEIGHTS, resumed / WEIGHTS)
+    assert_same_weights(whole / "checkpoint-10" / LAST_WEIGHTS, resumed / "checkpoint-10" / LAST_WEIGHTS)
+
+
+RECORDED_LOSSES = [0.7985435, 0.8021066, 0.7942542]
+
+
+def test_recorded_losses(runs):
+    """Numbers of an earlier run: whoever changes the mathematics sees it here."""
+    folder = train_here(runs / "recorded", max_train_steps=3, seed=0)
+    assert list(metrics(folder).values()) == pytest.approx(RECORDED_LOSSES, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction_type": "v_prediction", "loss": "mse", "max_grad_norm": 0.5, "ema_power": 0.75},
+        {"mixed_precision": "bf16", "channels_last": False, "cache_images": "disk", "center_crop": False},
+        {"use_ema": False, "schedule": "cosine", "dataloader_num_workers": 2},
+        {"streaming": True},
+        {"resolution": 32, "block_out_channels": None, "layers_per_block": None},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_options_make_a_working_model(runs, changes):
+    folder = train_here(runs / "-".join(changes), max_train_steps=2, **changes)
+    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+    size = changes.get("resolution", 16)
+    assert pipe(num_inference_steps=2).images[0].size == (size, size)
+    assert pipe.scheduler.config.prediction_type == changes.get("prediction_type", "epsilon")
+    assert pipe.scheduler.schedule == pipe.unet.schedule
+    assert all(math.isfinite(loss) for loss in metrics(folder).values())
+
+
+def test_without_the_average_the_last_weights_are_saved_and_the_average_still_resumes(runs):
+    folder = train_here(runs / "raw", use_ema=False, max_train_steps=4)
+    assert_same_weights(folder / WEIGHTS, folder / "checkpoint-4" / LAST_WEIGHTS)
+    train_here(folder, use_ema=False, resume_from_checkpoint="latest")
+    assert_same_weights(folder / WEIGHTS, folder / "checkpoint-8" / LAST_WEIGHTS)
+
+
+def test_grey_pictures_make_a_grey_model(runs):
+    (runs / "grey").mkdir()
+    for i, pixels in enumerate(decode_images(open_dataset(data_dir=str(FLOWERS)), 16)[range(32)]):
+        Image.fromarray(pixels).convert("L").save(runs / "grey" / f"{i}.png")
+    folder = train_here(runs / "grey-model", train_data_dir=str(runs / "grey"), max_train_steps=2)
+    assert FlowerDDIMPipeline.from_pretrained(folder)(num_inference_steps=2).images[0].mode == "L"
+
+
+def test_a_stock_unet_trains_too(runs):
+    UNet2DModel(
+        sample_size=16,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+    ).save_config(runs / "stock-config")
+    options = {"model_config_name_or_path": str(runs / "stock-config"), "block_out_channels": None}
+    folder = train_here(runs / "stock", **options, layers_per_block=None)
+    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+    assert type(pipe.unet) is UNet2DModel
+    assert pipe.unet.config.image_mean == pytest.approx([0.47, 0.39, 0.31], abs=0.1)
+    pipe(num_inference_steps=2)
+    train_here(folder, **options, layers_per_block=None, resume_from_checkpoint="latest", max_train_steps=9)
+
+
+def test_fine_tuning_starts_from_the_weights_and_statistics_of_the_model(runs, caplog):
+    unet = make_unet(image_mean=0.25, image_std=0.125)
+    FlowerDDIMPipeline(unet, FlowerDDIMScheduler(prediction_type="v_prediction")).save_pretrained(runs / "base")
+    options = {"init_from": str(runs / "base"), "block_out_channels": None, "layers_per_block": None}
+    folder = train_here(runs / "tuned", **options, max_train_steps=1, learning_rate=0.0)
+    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+    assert pipe.unet.config.image_mean == 0.25 and pipe.scheduler.config.prediction_type == "v_prediction"
+    torch.testing.assert_close(pipe.unet.conv_in.weight, unet.conv_in.weight)
+    assert "channel statistics of" in caplog.text and "0.125" in caplog.text
+
+
+def test_a_diverging_run_stops_names_the_step_and_keeps_the_checkpoint(runs):
+    train_here(runs / "diverging", max_train_steps=4)
+    options = {"resume_from_checkpoint": "latest", "learning_rate": 1e30, "max_train_steps": 12}
+    with pytest.raises(FloatingPointError, match=r"The loss of step ([5-9]|1\d) was"):
+        train_here(runs / "diverging", **options, logging_steps=3, checkpointing_steps=3)
+    assert [path.name for path in (runs / "diverging").glob("*checkpoint-*")] == ["checkpoint-4"]
+    train_here(runs / "diverging", resume_from_checkpoint="latest")
+
+
+def test_earlier_trainings_are_not_mixed_up_or_deleted_unasked(trained):
+    with pytest.raises(ValueError, match="holds an earlier training"):
+        train_here(trained)
+    assert (trained / "checkpoint-8").exists()
+
+
+def test_overwriting_starts_anew(runs):
+    train_here(runs / "again")
+    train_here(runs / "again", overwrite_output_dir=True, max_train_steps=2)
+    assert list(metrics(runs / "again")) == [1, 2] and not (runs / "again" / "checkpoint-8").exists()
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(runs, capsys):
+    folder = train_here(runs / "dry", dry_run=True, hub_token="hf_secret", max_train_steps=10)
+    printed = capsys.readouterr().out
+    for line in (
+        "resolution: 16",
+        "optimizer_steps: 10",
+        "pictures_seen: 160",
+        "parameters:",
+        "gflop_per_image_forward:",
     ):
-        completed = run_script(
-            "train.py", *train_options(runs / "bad", runs / "cache", **changes), expect_success=False
-        )
-        assert completed.returncode == 1 and message in completed.stderr and "Traceback" not in completed.stderr
-    assert not (runs / "bad").exists()
+        assert line in printed
+    assert "hf_secret" not in printed and not folder.exists()
+
+
+def test_a_tracker_is_told_the_same_numbers(runs):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: pip install tensorboard")
+    folder = train_here(runs / "tracked", logger="tensorboard", max_train_steps=2)
+    assert list((folder / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_sync_batchnorm_needs_gpus(runs):
+    with pytest.raises(ValueError, match="`sync_batchnorm` needs GPUs"):
+        train_here(runs / "sync", sync_batchnorm=True)
+    assert not (runs / "sync").exists()
+
+
+def test_the_script_trains_from_a_recipe_and_explains_mistakes(runs, run_script):
+    (runs / "recipe.json").write_text(json.dumps({"max_train_steps": 1, "learning_rate": 1e-4}))
+    completed = run_script("train.py", runs / "recipe.json", *words(runs / "script", max_train_steps=None))
+    assert f"The trained pipeline is in {runs / 'script'}" in completed.stdout
+    assert metrics(runs / "script", "lr") == {1: 1e-4}
+    missing = words(runs / "bad", train_data_dir=runs / "nowhere")
+    completed = run_script("train.py", *missing, expect_success=False)
+    assert completed.returncode == 1 and "There is no folder" in completed.stderr
+    assert "Traceback" not in completed.stderr and not (runs / "bad").exists()

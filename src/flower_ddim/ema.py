@@ -15,22 +15,27 @@ class ExponentialMovingAverage:
     Args:
         model: the network to follow; the average starts as a copy of it.
         max_decay: d in [0, 1), the decay of the average.
-        warmup: whether to start with the smaller decay min(max_decay, (1 + n) / (10 + n)) at the n-th update. A constant decay
-            of 0.999 remembers the untrained network for a few thousand steps, which short runs never outlive.
+        power, inv_gamma: where `power` p is given, the n-th update (from 1) has the decay 1 - (1 + n/inv_gamma)^-p until that
+            reaches `max_decay`. A constant 0.999 remembers the untrained network for a few thousand steps, which short
+            runs never outlive; with p = 1 and inv_gamma = 9 the average covers about the last ninth of the run so far.
     """
 
-    def __init__(self, model: nn.Module, max_decay: float = 0.999, warmup: bool = False):
+    def __init__(self, model: nn.Module, max_decay: float = 0.999, power: float | None = None, inv_gamma: float = 1.0):
         if not 0 <= max_decay < 1:
-            raise ValueError(f"`max_decay` is {max_decay}, but must lie in [0, 1).")
+            raise ValueError(f"`ema_max_decay` is {max_decay}, but must lie in [0, 1).")
+        if inv_gamma <= 0 or (power is not None and power <= 0):
+            raise ValueError(f"`ema_power` = {power} and `ema_inv_gamma` = {inv_gamma} must be greater than 0.")
         self.averaged = copy.deepcopy(model).requires_grad_(False).eval()
         self.max_decay = max_decay
-        self.warmup = warmup
+        self.power = power
+        self.inv_gamma = inv_gamma
         self.num_updates = 0
 
     def decay(self) -> float:
         """Decay of the next update."""
-        n = self.num_updates + 1
-        return min(self.max_decay, (1 + n) / (10 + n)) if self.warmup else self.max_decay
+        if self.power is None:
+            return self.max_decay
+        return min(self.max_decay, 1 - (1 + (self.num_updates + 1) / self.inv_gamma) ** -self.power)
 
     @torch.no_grad()
     def update(self, model: nn.Module):

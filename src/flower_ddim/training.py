@@ -2,131 +2,140 @@
 
 import json
 import math
-import os
 import shutil
-import time
+import signal
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.logging import get_logger
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from diffusers.optimization import get_scheduler
 from diffusers.utils import make_image_grid
 from tqdm.auto import tqdm
 
+from . import checkpoints
 from .config import TrainingConfig
-from .data import BatchSampler, channel_statistics, decode_images, open_dataset, seeded_generator
 from .ema import ExponentialMovingAverage
+from .loss import ZERO_NOISE_LOSS, diffusion_loss, draw
 from .pipeline_flower_ddim import FlowerDDIMPipeline
-from .scheduling_flower_ddim import FlowerDDIMScheduler
-from .unet_flower_ddim import FlowerUNet2DModel
+from .training_log import MetricsLog, Window, trackable
+from .training_parts import build_model, describe, load_pictures
 
 
-# Mean absolute error of predicting zero where a standard normal is asked for: E|ε| = √(2/π).
-ZERO_NOISE_LOSS = math.sqrt(2 / math.pi)
+logger = get_logger(__name__)
 
-CHECKPOINT_PREFIX = "checkpoint-"
-TRAINER_STATE = "trainer_state.json"
-_NOISE_PURPOSE = 1  # keeps the noise apart from other streams made of the same seed
-
-
-def diffusion_loss(
-    unet: torch.nn.Module,
-    scheduler: FlowerDDIMScheduler,
-    images: torch.Tensor,
-    noise: torch.Tensor,
-    diffusion_time: torch.Tensor,
-) -> torch.Tensor:
-    """Mean absolute error of the network's prediction for noisy images (Ho et al. 2020, equation 14, with |·| for (·)²).
-
-    Args:
-        unet: the network, called with noisy images and timesteps.
-        scheduler: adds the noise and says what is predicted (`prediction_type`).
-        images: standardised images x_0, shape (B, C, H, W).
-        noise: standard normal ε in the shape of `images`.
-        diffusion_time: u in [0, 1], shape (B,).
-
-    Returns:
-        The mean over batch and pixels, a float32 scalar.
-    """
-    timesteps = scheduler.schedule.timestep(diffusion_time)
-    noisy_images = scheduler.add_noise(images, noise, timesteps)
-    prediction = unet(noisy_images, timesteps, return_dict=False)[0]
-    target = {
-        "epsilon": lambda: noise,
-        "sample": lambda: images,
-        "v_prediction": lambda: scheduler.get_velocity(images, noise, timesteps),
-    }[scheduler.config.prediction_type]()
-    return torch.nn.functional.l1_loss(prediction.float(), target)
-
-
-def draw_noise_and_times(shape: tuple[int, ...], seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise of the given shape (global batch first) and a diffusion time per image, as a function of (seed, step) alone."""
-    generator = seeded_generator(seed, _NOISE_PURPOSE, step)
-    return torch.randn(shape, generator=generator), torch.rand(shape[0], generator=generator)
-
-
-def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
-    """The checkpoint to resume from: `"latest"` is the newest in `output_dir`, if there is one; `None` is none."""
-    if wanted is None:
-        return None
-    if wanted == "latest":
-        checkpoints = list_checkpoints(output_dir)
-        return checkpoints[-1] if checkpoints else None
-    if not (Path(wanted) / TRAINER_STATE).is_file():
-        raise FileNotFoundError(f"{wanted} is no checkpoint: name a folder {CHECKPOINT_PREFIX}N, or 'latest'.")
-    return Path(wanted)
-
-
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    checkpoints = [path.parent for path in output_dir.glob(f"{CHECKPOINT_PREFIX}*/{TRAINER_STATE}")]
-    checkpoints = [path for path in checkpoints if path.name.removeprefix(CHECKPOINT_PREFIX).isdigit()]
-    return sorted(checkpoints, key=lambda path: int(path.name.removeprefix(CHECKPOINT_PREFIX)))
+_TRAINING, _VALIDATION = 1, 2  # keep their noise apart from each other and from other streams made of the same seed
 
 
 class Trainer:
-    """One training run: set-up in the constructor, then [`train`]."""
+    """One training run: everything is prepared, and checked, by the constructor; nothing is written before [`train`]."""
 
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.output_dir = Path(config.output_dir)
-        self.checkpoint = find_checkpoint(self.output_dir, config.resume_from_checkpoint)
+        self.checkpoint = checkpoints.find_checkpoint(self.output_dir, config.resume_from_checkpoint)
+        self.metrics = MetricsLog(self.output_dir / "metrics.jsonl")
+        self._check_output_dir()
         self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, dynamo_backend="inductor" if config.compile else None
+            mixed_precision=config.mixed_precision,
+            dynamo_backend="inductor" if config.compile else None,
+            log_with=config.logger,
+            project_config=ProjectConfiguration(logging_dir=str(self.output_dir / config.logging_dir)),
+            # BatchNorm statistics are averaged over the processes after every step, see `_share_statistics`.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
-        if config.train_batch_size % self.accelerator.num_processes:
-            raise ValueError(
-                f"`train_batch_size` is {config.train_batch_size}, which {self.accelerator.num_processes} processes cannot share "
-                "evenly: choose a multiple."
-            )
         set_seed(config.seed)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.global_batch = config.train_batch_size * config.gradient_accumulation_steps * world
 
-        dataset = open_dataset(config.dataset_name, config.train_data_dir, config.cache_dir)
-        images = decode_images(dataset, config.resolution, config.center_crop)
-        mean, std = channel_statistics(images)
-        self.images = torch.from_numpy(images).to(self.accelerator.device)
-        self.batches = BatchSampler(len(images), config.train_batch_size, config.seed)
-        self.total_steps = config.max_train_steps or (
-            config.num_epochs * config.dataset_repeats * self.batches.batches_per_pass
-        )
+        with self.accelerator.main_process_first():  # the others find the decoded pictures in the cache
+            self.pictures = load_pictures(config, self.global_batch, rank, world)
+        self.steps_per_epoch = None
+        if self.pictures.batches:
+            self.steps_per_epoch = config.dataset_repeats * self.pictures.batches.batches_per_pass
+        self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
 
-        unet = FlowerUNet2DModel(sample_size=config.resolution, image_mean=mean, image_std=std)
-        unet = unet.to(self.accelerator.device, memory_format=torch.channels_last)
-        self.scheduler = FlowerDDIMScheduler(prediction_type=config.prediction_type)
-        self.ema = ExponentialMovingAverage(unet, config.ema_max_decay, config.ema_warmup)
+        unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
+        self.description = describe(config, unet, self.total_steps, self.global_batch)
+        if config.channels_last:
+            unet = unet.to(memory_format=torch.channels_last)
+        unet = unet.to(self.accelerator.device)
+        if config.sync_batchnorm:
+            if self.accelerator.device.type != "cuda":
+                raise ValueError(
+                    f"`sync_batchnorm` needs GPUs, but this runs on {self.accelerator.device.type}: leave it out."
+                )
+            unet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet)
+        self.ema = ExponentialMovingAverage(unet, config.ema_max_decay, config.ema_power, config.ema_inv_gamma)
         optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay, fused=True
+            unet.parameters(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay,
+            eps=config.adam_epsilon,
+            fused=True,
         )
+        # Only its formula is used: the learning rate is a function of the optimizer step, not of how often something is called.
+        self._lr_factor = get_scheduler(
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=self.total_steps,
+        ).lr_lambdas[0]
+        self.raw_unet = unet
         self.unet, self.optimizer = self.accelerator.prepare(unet, optimizer)
+        statistics = [unet.config.get(name, 0.5) for name in ("image_mean", "image_std")]
+        self._mean, self._std = (
+            torch.as_tensor(value, device=self.accelerator.device).reshape(1, -1, 1, 1) for value in statistics
+        )
         self.step = 0
-        self._mean = torch.tensor(mean, device=self.accelerator.device).reshape(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=self.accelerator.device).reshape(1, 3, 1, 1)
+        self._stop_signal = None
+
+    def _check_output_dir(self):
+        """Refuses to mix two trainings in one folder."""
+        earlier = [*checkpoints.list_checkpoints(self.output_dir), *self.output_dir.glob(self.metrics.path.name)]
+        if earlier and not (self.checkpoint or self.config.overwrite_output_dir):
+            raise ValueError(
+                f"{self.output_dir} holds an earlier training: go on with `--resume_from_checkpoint latest`, start anew with "
+                "`--overwrite_output_dir`, or name another `--output_dir`."
+            )
+
+    # ------------------------------------------------------------------------------------------------------------ the loop
 
     def train(self) -> Path:
-        """Trains to the last step and saves the averaged pipeline and a grid of its samples in `output_dir`."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        """Trains to the last step and saves the pipeline and a grid of its samples in `output_dir`.
+
+        SIGTERM and SIGINT let the step finish, save a checkpoint and leave with the conventional exit code.
+        """
+        self._prepare_output_dir()
         if self.checkpoint:
-            self.load_checkpoint(self.checkpoint)
+            checkpoints.read_checkpoint(self.checkpoint, self._load_state)
+            if self.accelerator.is_main_process:
+                self.metrics.forget_after(self.step)
+        logger.info(self.description)
+        logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
+        if self.config.logger:
+            self.accelerator.init_trackers("flower-ddim", config=trackable(self.config))
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._loop()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if self._stop_signal:
+            logger.warning(f"Stopped by signal {self._stop_signal} after step {self.step}; resume with latest.")
+            sys.exit(128 + self._stop_signal)
+        if self.accelerator.is_main_process:
+            self.pipeline().save_pretrained(self.output_dir)
+            self.save_samples(self.output_dir / "samples.png")
+            self._plot_loss()
+        return self.output_dir
+
+    def _loop(self):
         self.unet.train()
         bar = tqdm(
             total=self.total_steps,
@@ -135,102 +144,251 @@ class Trainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        window_start, losses = time.perf_counter(), []
-        while self.step < self.total_steps:
-            losses.append(self.training_step())
+        window = Window(self.accelerator, self.step)
+        stopping = False
+        while self.step < self.total_steps and not stopping:
+            window.add(*self.training_step())
             bar.update()
-            if self.step % self.config.logging_steps == 0 or self.step == self.total_steps:
-                loss = torch.stack(losses).mean().item()
-                if not math.isfinite(loss):
-                    raise FloatingPointError(
-                        f"The loss is {loss} at step {self.step}: resume from the last checkpoint."
-                    )
-                seconds = time.perf_counter() - window_start
-                speed = len(losses) * self.config.train_batch_size / seconds
-                self.log(loss=loss, images_per_second=speed)
-                bar.set_postfix(loss=f"{loss:.4f}", images=f"{speed:.1f}/s")
-                window_start, losses = time.perf_counter(), []
-            if self.step % self.config.checkpointing_steps == 0 or self.step == self.total_steps:
+            stopping = self._stopping()
+            last = self.step == self.total_steps or stopping
+            checkpoint_due = last or self.step % self.config.checkpointing_steps == 0
+            if checkpoint_due or self.step % self.config.logging_steps == 0:
+                # Closing the window finds a loss that is not finite, before a checkpoint could keep what caused it.
+                metrics = window.close(self.global_batch)
+                self.log(**metrics, lr=self.learning_rate(self.step - 1))
+                self._warn_of_zero_noise(metrics["loss"])
+                bar.set_postfix(loss=f"{metrics['loss']:.4f}", images=f"{metrics['images_per_second']:.1f}/s")
+            self._end_of_epoch(last=self.step == self.total_steps)
+            if checkpoint_due:
                 self.save_checkpoint()
+            if checkpoint_due or self.step % self.config.logging_steps == 0:
+                window = Window(self.accelerator, self.step)
         bar.close()
-        if self.accelerator.is_main_process:
+
+    def _end_of_epoch(self, last: bool):
+        """Validates, and writes samples and the pipeline, where an epoch has ended that asks for it."""
+        epoch, into_epoch = divmod(self.step, self.steps_per_epoch) if self.steps_per_epoch else (0, 1)
+
+        def due(every: int) -> bool:
+            return every > 0 and into_epoch == 0 and epoch % every == 0
+
+        if self.pictures.validation and (due(self.config.validation_epochs) or last):
+            self.log(**self.validate())
+        if self.accelerator.is_main_process and due(self.config.save_images_epochs):
+            self.save_samples(self.output_dir / "samples" / f"epoch-{epoch:04}.png")
+        if self.accelerator.is_main_process and due(self.config.save_model_epochs):
             self.pipeline().save_pretrained(self.output_dir)
-            self.save_samples(self.output_dir / "samples.png")
-        self.accelerator.wait_for_everyone()
-        return self.output_dir
 
-    def training_step(self) -> torch.Tensor:
-        """One optimizer step on the next batch; returns its loss, without waiting for the device."""
-        size = self.config.train_batch_size // self.accelerator.num_processes
-        share = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-        indices = self.batches(self.step)
-        shape = (len(indices), 3, self.config.resolution, self.config.resolution)
-        noise, diffusion_time = draw_noise_and_times(shape, self.config.seed, self.step)
-
-        device = self.accelerator.device
-        pixels = self.images[indices[share].to(device)].permute(0, 3, 1, 2)
-        images = (pixels / 255 - self._mean) / self._std
-        noise = noise[share].to(device, memory_format=torch.channels_last)
-        loss = diffusion_loss(self.unet, self.scheduler, images, noise, diffusion_time[share].to(device))
-        self.accelerator.backward(loss)
+    def training_step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step; returns its loss and the norm of its gradient, without waiting for the device."""
+        accumulation = self.config.gradient_accumulation_steps
+        losses = []
+        for part in range(accumulation):
+            images, noise, diffusion_time = self.batch(self.step, part)
+            synchronise = part == accumulation - 1 or self.accelerator.num_processes == 1
+            with nullcontext() if synchronise else self.accelerator.no_sync(self.unet):
+                loss = diffusion_loss(self.unet, self.scheduler, images, noise, diffusion_time, self.config.loss)
+                self.accelerator.backward(loss / accumulation)
+            losses.append(loss.detach())
+        grad_norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.config.max_grad_norm or math.inf)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update(self.accelerator.unwrap_model(self.unet, keep_torch_compile=False))
+        self._share_statistics()
+        self.ema.update(self.raw_unet)
         self.step += 1
-        return loss.detach()
+        return torch.stack(losses).mean(), grad_norm
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of the optimizer step `step`, counted from 0."""
+        return self.config.learning_rate * self._lr_factor(step)
+
+    def batch(self, step: int, part: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """This process's standardised images, noise and times of one forward pass: of `part` of the optimizer step `step`."""
+        size, accelerator = self.config.train_batch_size, self.accelerator
+        first = (part * accelerator.num_processes + accelerator.process_index) * size
+        positions = range(first, first + size)
+        if self.pictures.stream:
+            pixels = self.pictures.stream.next_batch(size)
+        else:
+            pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
+        keys = [(self.config.seed, _TRAINING, step, position) for position in positions]
+        return self._to_device(pixels, keys, flip=self.config.random_flip)
+
+    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool = False):
+        """Standardised images, and the noise, times and coins of their keys, on the device."""
+        device, channels = self.accelerator.device, self.raw_unet.config.in_channels
+        images = (
+            torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).expand(-1, channels, -1, -1)
+        )
+        noise, diffusion_time, coin = draw(tuple(images.shape[1:]), *keys)
+        images = (images / 255 - self._mean) / self._std
+        if flip:
+            images = torch.where(coin.to(device)[:, None, None, None], images.flip(-1), images)
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        noise = noise.to(device, memory_format=layout, non_blocking=True)
+        return images.contiguous(memory_format=layout), noise, diffusion_time.to(device)
+
+    def _share_statistics(self):
+        """Averages BatchNorm's running statistics over the processes: each has seen its own share of the batch only.
+
+        All processes, and so all their moving averages, hold the same statistics afterwards.
+        """
+        buffers = [buffer for buffer in self.raw_unet.buffers() if buffer.is_floating_point()]
+        if self.accelerator.num_processes == 1 or not buffers:
+            return
+        mean = self.accelerator.reduce(torch.cat([buffer.flatten() for buffer in buffers]), "mean")
+        for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss on the validation pictures, of the last and of the averaged weights, with the same noise every time."""
+        networks = {"validation_loss": self.raw_unet, "validation_loss_ema": self.ema.averaged}
+        world, rank, images = self.accelerator.num_processes, self.accelerator.process_index, self.pictures.validation
+        sums = torch.zeros(len(networks) + 1, device=self.accelerator.device)
+        self.raw_unet.eval()
+        mine = list(range(rank, len(images), world))
+        for start in range(0, len(mine), self.config.eval_batch_size):
+            indices = mine[start : start + self.config.eval_batch_size]
+            keys = [(self.config.seed, _VALIDATION, index) for index in indices]
+            batch = self._to_device(images[indices], keys)
+            for i, network in enumerate(networks.values()):
+                with self.accelerator.autocast():
+                    sums[i] += len(indices) * diffusion_loss(network, self.scheduler, *batch, self.config.loss)
+            sums[-1] += len(indices)
+        self.raw_unet.train()
+        sums = self.accelerator.reduce(sums, "sum")
+        return {name: (sums[i] / sums[-1]).item() for i, name in enumerate(networks)}
+
+    # -------------------------------------------------------------------------------------------------------- what is kept
 
     def pipeline(self) -> FlowerDDIMPipeline:
-        """The pipeline with the averaged weights: what is sampled from, saved and shipped."""
-        return FlowerDDIMPipeline(self.ema.averaged, self.scheduler)
+        """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
+        return FlowerDDIMPipeline(self.ema.averaged if self.config.use_ema else self.raw_unet, self.scheduler)
 
-    def save_samples(self, path: Path, num_images: int = 16):
-        """Writes a square grid of images, generated from the same noise every time."""
+    def save_samples(self, path: Path):
+        """Writes a grid of images, generated from the same noise every time; its metadata says with which weights."""
         pipeline = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        generators = [torch.Generator().manual_seed(i) for i in range(num_images)]
-        images = pipeline(batch_size=num_images, generator=generators).images
-        side = math.isqrt(num_images)
-        make_image_grid(images, rows=side, cols=side).save(path)
+        count = self.config.eval_batch_size
+        generators = [torch.Generator().manual_seed(i) for i in range(count)]
+        images = pipeline(batch_size=count, generator=generators).images
+        columns = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_image_grid(images, rows=columns, cols=count // columns).save(path)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                name = "samples of the averaged weights" if self.config.use_ema else "samples of the last weights"
+                tracker.log_images({name: np.stack([np.asarray(image.convert("RGB")) for image in images])}, self.step)
 
     def log(self, **values: float):
-        """Appends a line to `metrics.jsonl`: the step, the images seen so far and `values`."""
+        """Adds a line to `metrics.jsonl`, the step, the images seen so far and `values`, and tells the tracker."""
         if self.accelerator.is_main_process:
-            line = {"step": self.step, "images": self.step * self.config.train_batch_size, **values}
-            with open(self.output_dir / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            self.metrics.append(step=self.step, images=self.step * self.global_batch, **values)
+        self.accelerator.log(values, step=self.step)
 
     def save_checkpoint(self):
-        """Writes `checkpoint-N`: a loadable pipeline of the averaged weights, and all that the run needs to go on.
-
-        The folder gets its name when it is complete, so whoever finds one of that name can rely on it.
-        """
-        final = self.output_dir / f"{CHECKPOINT_PREFIX}{self.step}"
-        unfinished = self.output_dir / f".{final.name}"
-        if self.accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        """Writes `checkpoint-N`: a loadable pipeline, and under `state` all that the run needs to go on."""
+        unfinished = checkpoints.unfinished_folder(self.output_dir, self.step)
+        try:
+            self.accelerator.save_state(unfinished / "state")
+            if self.accelerator.is_main_process:
+                self.pipeline().save_pretrained(unfinished)
+                if not self.config.use_ema:  # then the pipeline does not hold the average
+                    self.ema.averaged.save_pretrained(unfinished / "state" / "ema")
+                state = {
+                    "ema_updates": self.ema.num_updates,
+                    "global_batch": self.global_batch,
+                    "seed": self.config.seed,
+                }
+                checkpoints.finish_checkpoint(self.output_dir, self.step, state)
+                checkpoints.rotate_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
+        except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, whoever meets it
+            checkpoints.discard_unfinished(self.output_dir)
+            kept = checkpoints.list_checkpoints(self.output_dir)
+            good = f"the last good one is {kept[-1]}" if kept else "there is none yet"
+            raise OSError(f"The checkpoint of step {self.step} could not be written ({error}); {good}.") from error
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(unfinished / "state")
-        if self.accelerator.is_main_process:
-            self.pipeline().save_pretrained(unfinished)
-            state = {"step": self.step, "ema_updates": self.ema.num_updates}
-            (unfinished / TRAINER_STATE).write_text(json.dumps(state))
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(unfinished, final)
-            for old in list_checkpoints(self.output_dir)[:-2]:
-                shutil.rmtree(old)
-            self.save_samples(self.output_dir / "samples.png")
-        self.accelerator.wait_for_everyone()
 
-    def load_checkpoint(self, checkpoint: Path):
-        """Goes on where `checkpoint` was written."""
-        self.accelerator.load_state(checkpoint / "state")
-        averaged = FlowerUNet2DModel.from_pretrained(checkpoint / "unet")
+    def _load_state(self, state: dict):
+        """Takes over what `save_checkpoint` wrote."""
+        saved = json.loads((self.checkpoint / "unet" / "config.json").read_text())
+        own = json.loads(self.raw_unet.to_json_string())
+        names = (
+            "_class_name",
+            "block_out_channels",
+            "layers_per_block",
+            "in_channels",
+            "noise_embedding_dim",
+            "schedule",
+        )
+        differing = [
+            f"{name} {saved.get(name)} there, {own.get(name)} here"
+            for name in names
+            if saved.get(name) != own.get(name)
+        ]
+        if differing:
+            raise ValueError(f"The checkpoint {self.checkpoint} is of another network: {'; '.join(differing)}.")
+        for name, value in (("global_batch", self.global_batch), ("seed", self.config.seed)):
+            if state[name] != value:
+                logger.warning(
+                    f"The checkpoint was written with `{name}` {state[name]}, this run has {value}: data order changes."
+                )
+        self.accelerator.load_state(self.checkpoint / "state")
+        folder = self.checkpoint / ("unet" if self.config.use_ema else "state/ema")
+        averaged = type(self.ema.averaged).from_pretrained(folder)
         self.ema.averaged.load_state_dict(averaged.state_dict())
-        state = json.loads((checkpoint / TRAINER_STATE).read_text())
         self.step, self.ema.num_updates = state["step"], state["ema_updates"]
 
+    def _prepare_output_dir(self):
+        if self.accelerator.is_main_process:
+            try:
+                self.output_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(f"`output_dir` cannot be used ({error}): name a folder that you may write to.") from error
+            checkpoints.discard_unfinished(self.output_dir)
+            if self.config.overwrite_output_dir:
+                for old in checkpoints.list_checkpoints(self.output_dir):
+                    shutil.rmtree(old)
+                self.metrics.path.unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
 
-def train(config: TrainingConfig) -> Path:
-    """Trains as `config` says; returns the folder with the pipeline."""
-    return Trainer(config).train()
+    def _plot_loss(self):
+        try:
+            from .figures import loss_curve
+        except ModuleNotFoundError:
+            logger.warning("No loss curve was drawn: pip install 'flower-ddim[figures]'.")
+            return
+        loss_curve([self.metrics.path]).savefig(self.output_dir / "loss.png")
+
+    # ------------------------------------------------------------------------------------------------------- what may happen
+
+    def _on_signal(self, number, _):
+        self._stop_signal = number
+
+    def _stopping(self) -> bool:
+        """Whether any process was told to stop: all must leave after the same step."""
+        if self.accelerator.num_processes > 1:
+            own = torch.tensor([self._stop_signal or 0], device=self.accelerator.device)
+            self._stop_signal = int(self.accelerator.gather(own).max()) or None
+        return self._stop_signal is not None
+
+    def _warn_of_zero_noise(self, loss: float):
+        is_baseline = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"
+        if is_baseline and self.step >= 500 and loss > 0.97 * ZERO_NOISE_LOSS:
+            logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
+
+
+def train(config: TrainingConfig) -> Path | None:
+    """Trains as `config` says and returns the folder with the pipeline; a dry run prints what it would do instead."""
+    trainer = Trainer(config)
+    if config.dry_run:
+        if trainer.accelerator.is_main_process:
+            print(trainer.description)
+        return None
+    try:
+        return trainer.train()
+    finally:
+        trainer.accelerator.end_training()

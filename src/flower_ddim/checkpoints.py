@@ -1,0 +1,104 @@
+"""Checkpoints of a training on disk: complete or absent, never half-written, and checked when they are read."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+PREFIX = "checkpoint-"
+STATE_FILE = "trainer_state.json"
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path.parent for path in Path(output_dir).glob(f"{PREFIX}*/{STATE_FILE}")]
+    return sorted((path for path in found if path.name.removeprefix(PREFIX).isdigit()), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
+    """The checkpoint to resume from: `"latest"` is the newest in `output_dir`, if there is one; `None` is none."""
+    if wanted is None:
+        return None
+    if wanted == "latest":
+        checkpoints = list_checkpoints(output_dir)
+        return checkpoints[-1] if checkpoints else None
+    if not (Path(wanted) / STATE_FILE).is_file():
+        raise FileNotFoundError(f"{wanted} is no complete checkpoint: name a folder {PREFIX}N, or 'latest'.")
+    return Path(wanted)
+
+
+def unfinished_folder(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step is written before it gets its name."""
+    return Path(output_dir) / f".{PREFIX}{step}"
+
+
+def finish_checkpoint(output_dir: Path, step: int, state: dict) -> Path:
+    """Turns the folder that [`unfinished_folder`] names into `checkpoint-N`: adds `state` and checksums, syncs, renames.
+
+    Whoever finds a folder of that name can rely on it, also after a power cut.
+    """
+    unfinished = unfinished_folder(output_dir, step)
+    files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+    checksums = {path.relative_to(unfinished).as_posix(): _checksum(path) for path in files}
+    (unfinished / STATE_FILE).write_text(json.dumps(state | {"step": step, "sha256": checksums}, indent=2))
+    for path in [*unfinished.rglob("*"), unfinished]:
+        _sync(path)
+    final = Path(output_dir) / f"{PREFIX}{step}"
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(unfinished, final)
+    _sync(final.parent)
+    return final
+
+
+def discard_unfinished(output_dir: Path):
+    """Removes what interrupted runs left behind."""
+    for path in Path(output_dir).glob(f".{PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def rotate_checkpoints(output_dir: Path, limit: int | None):
+    """Removes the oldest checkpoints beyond `limit`; at least the newest complete one stays."""
+    if limit is None:
+        return
+    for old in list_checkpoints(output_dir)[:-limit]:
+        # Without its state file it is no checkpoint any more, so an interrupted removal leaves no half of one.
+        (old / STATE_FILE).unlink()
+        shutil.rmtree(old)
+
+
+def read_checkpoint(checkpoint: Path, load: Callable[[dict], None]):
+    """Checks a checkpoint against its checksums, then calls `load` with its state.
+
+    Raises:
+        ValueError: if it is damaged, naming the file and what to resume from instead.
+    """
+    try:
+        state = json.loads((checkpoint / STATE_FILE).read_text())
+        for name, checksum in state["sha256"].items():
+            if _checksum(checkpoint / name) != checksum:
+                raise ValueError(f"{name} has changed since it was written")
+    except (OSError, ValueError, KeyError) as error:
+        others = [path.name for path in list_checkpoints(checkpoint.parent) if path != checkpoint]
+        remedy = f"resume from {others[-1]} beside it" if others else "there is no other one beside it"
+        raise ValueError(f"The checkpoint {checkpoint} is damaged ({error}): {remedy}.") from error
+    load(state)
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

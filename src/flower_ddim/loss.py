@@ -1,0 +1,60 @@
+"""The training loss, and the noise and times that it is taken at."""
+
+import math
+
+import torch
+
+from .data import seeded_generator
+from .scheduling_flower_ddim import FlowerDDIMScheduler
+
+
+# Mean absolute error of predicting zero where a standard normal is asked for: E|ε| = √(2/π).
+ZERO_NOISE_LOSS = math.sqrt(2 / math.pi)
+
+
+def diffusion_loss(
+    unet: torch.nn.Module,
+    scheduler: FlowerDDIMScheduler,
+    images: torch.Tensor,
+    noise: torch.Tensor,
+    diffusion_time: torch.Tensor,
+    loss: str = "mae",
+) -> torch.Tensor:
+    """Error of the network's prediction for noisy images (Ho et al. 2020, equation 14, with |·| for (·)² by default).
+
+    Args:
+        unet: the network, called with noisy images and timesteps.
+        scheduler: adds the noise and says what is predicted (`prediction_type`).
+        images: standardised images x_0, shape (B, C, H, W).
+        noise: standard normal ε in the shape of `images`.
+        diffusion_time: u in [0, 1], shape (B,).
+        loss: `"mae"`, mean absolute error, or `"mse"`, mean squared error.
+
+    Returns:
+        The mean over batch and pixels, a scalar; computed in float32 whatever the network computes in.
+    """
+    timesteps = scheduler.schedule.timestep(diffusion_time)
+    noisy_images = scheduler.add_noise(images, noise, timesteps)
+    prediction = unet(noisy_images, timesteps, return_dict=False)[0].float()
+    if scheduler.config.prediction_type == "epsilon":
+        target = noise
+    elif scheduler.config.prediction_type == "sample":
+        target = images
+    else:
+        target = scheduler.get_velocity(images, noise, timesteps)
+    error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
+    return error(prediction, target)
+
+
+def draw(shape: tuple[int, ...], *keys: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noise of `shape`, a diffusion time in [0, 1) and a coin for every key, each a function of its key alone.
+
+    A key is made of the seed, the step and the position in the global batch, so an image meets the same noise whichever
+    process sees it, and after resuming.
+    """
+    noise, time_and_coin = torch.empty(len(keys), *shape), torch.empty(len(keys), 2)
+    for i, key in enumerate(keys):
+        generator = seeded_generator(*key)
+        torch.randn(shape, generator=generator, out=noise[i])
+        torch.rand(2, generator=generator, out=time_and_coin[i])
+    return noise, time_and_coin[:, 0], time_and_coin[:, 1] < 0.5

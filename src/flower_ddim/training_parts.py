@@ -1,0 +1,129 @@
+"""What a training run is put together from: pictures and network, as the options say."""
+
+import logging
+from dataclasses import asdict, dataclass
+
+import torch
+import yaml
+from diffusers import UNet2DModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import TrainingConfig
+from .data import (
+    BatchSampler,
+    ImageArray,
+    StreamedImages,
+    decode_images,
+    image_column,
+    open_splits,
+    split_train_validation,
+)
+from .pipeline_flower_ddim import FlowerDDIMPipeline
+from .scheduling_flower_ddim import FlowerDDIMScheduler
+from .unet_flower_ddim import FlowerUNet2DModel
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Pictures:
+    """The pictures of a run: `train` indexed by step through `batches`, or streamed, and those kept for validation."""
+
+    train: ImageArray | None
+    validation: ImageArray | None
+    stream: StreamedImages | None
+    batches: BatchSampler | None
+    channels: int
+    mean: list[float]
+    std: list[float]
+
+
+def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: int) -> Pictures:
+    """Opens and decodes the pictures. `global_batch` is the number of pictures per optimizer step over all processes."""
+    splits = open_splits(
+        config.dataset_name, config.train_data_dir, config.dataset_config_name, config.cache_dir, config.streaming
+    )
+    if "train" not in splits:
+        raise ValueError(f"The data set has no split 'train'; it has {', '.join(splits)}.")
+    train, validation = splits["train"], None
+    image_column(train)
+    if config.streaming:
+        stream = StreamedImages(train, config.resolution, config.center_crop, config.seed, rank, world)
+        return Pictures(None, None, stream, None, stream.channels, *stream.statistics)
+    if config.validation_epochs:
+        if config.validation_split in splits:
+            validation = splits[config.validation_split]
+        else:
+            train, validation = split_train_validation(train, config.validation_fraction, config.seed)
+    batches = BatchSampler(len(train), global_batch, config.seed)  # before any work: it may find the data too small
+
+    def decode(dataset):
+        return decode_images(
+            dataset, config.resolution, config.center_crop, config.dataloader_num_workers, config.cache_images
+        )
+
+    images = decode(train)
+    if len(images) != len(train):
+        batches = BatchSampler(len(images), global_batch, config.seed)
+    validation = decode(validation) if validation is not None else None
+    return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics())
+
+
+def build_model(
+    config: TrainingConfig, channels: int, mean: list[float], std: list[float]
+) -> tuple[torch.nn.Module, FlowerDDIMScheduler]:
+    """The U-Net and the scheduler of a run.
+
+    A new network takes the channel statistics of the pictures. One that is trained further (`init_from`) keeps its own,
+    since its weights know no others.
+    """
+    if config.init_from:
+        pipe = FlowerDDIMPipeline.from_pretrained(config.init_from)
+        unet = pipe.unet
+        own = {name: unet.config.get(name, 0.5) for name in ("image_mean", "image_std")}
+        logger.warning(f"Training goes on with the channel statistics of {config.init_from}: {own}.")
+        statistics = {}
+        scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
+    else:
+        statistics = {"image_mean": mean, "image_std": std}
+        unet = _new_unet(config, channels, statistics)
+        scheduler = None
+    if unet.config.in_channels < channels:
+        raise ValueError(f"The pictures have {channels} channels, but the network has {unet.config.in_channels}.")
+    unet.register_to_config(sample_size=config.resolution, **statistics)
+    if scheduler is None:
+        names = ("schedule", "min_signal_rate", "max_signal_rate", "num_train_timesteps")
+        shared = {name: unet.config[name] for name in names if unet.config.get(name) is not None}
+        if config.schedule and config.schedule != shared.setdefault("schedule", config.schedule):
+            raise ValueError(f"`schedule` is {config.schedule}, but the network was made for {shared['schedule']}.")
+        scheduler = FlowerDDIMScheduler(prediction_type=config.prediction_type or "epsilon", **shared)
+    return unet, scheduler
+
+
+def _new_unet(config: TrainingConfig, channels: int, statistics: dict) -> torch.nn.Module:
+    if config.model_config_name_or_path is None:
+        given = {name: getattr(config, name) for name in ("block_out_channels", "layers_per_block", "schedule")}
+        given = {name: value for name, value in given.items() if value is not None}
+        return FlowerUNet2DModel(
+            sample_size=config.resolution, in_channels=channels, out_channels=channels, **statistics, **given
+        )
+    model_config = FlowerUNet2DModel.load_config(config.model_config_name_or_path)
+    cls = UNet2DModel if model_config.get("_class_name") == "UNet2DModel" else FlowerUNet2DModel
+    return cls.from_config(model_config)
+
+
+def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, global_batch: int) -> str:
+    """The resolved options, as YAML without the token, and the size of the task."""
+    options = {name: value for name, value in asdict(config).items() if name != "hub_token"}
+    sample = torch.zeros(1, unet.config.in_channels, config.resolution, config.resolution)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet(sample, 0)
+    size = {
+        "parameters": sum(p.numel() for p in unet.parameters()),
+        "gflop_per_image_forward": round(counter.get_total_flops() / 1e9, 3),
+        "optimizer_steps": total_steps,
+        "pictures_per_optimizer_step": global_batch,
+        "pictures_seen": total_steps * global_batch,
+    }
+    return yaml.safe_dump({"options": options, "size": size}, sort_keys=False)

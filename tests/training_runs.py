@@ -1,0 +1,53 @@
+"""How the tests train: options of a small, quick run on the sample flowers, in this process or by the real script."""
+
+import json
+
+from accelerate.state import AcceleratorState
+from conftest import FLOWERS
+
+from flower_ddim.config import TrainingConfig
+from flower_ddim.training import train
+
+
+SMALL = {
+    "train_data_dir": str(FLOWERS),
+    "resolution": 16,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "train_batch_size": 16,
+    "max_train_steps": 8,
+    "logging_steps": 1,
+    "checkpointing_steps": 4,
+    "validation_epochs": 0,
+    "eval_batch_size": 4,
+    "seed": 1,
+}
+
+
+def small_config(output_dir, **changes):
+    """Options of a small run; the process forgets an earlier training, whose settings accelerate would insist on."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    options = {"cache_dir": str(output_dir.parent / "cache"), "output_dir": str(output_dir)}
+    return TrainingConfig(**SMALL | options | changes)
+
+
+def train_here(output_dir, **changes):
+    """Trains in this process; returns the output folder."""
+    train(small_config(output_dir, **changes))
+    return output_dir
+
+
+def words(output_dir, **changes):
+    """The same as command line options; `None` leaves one out."""
+    options = SMALL | {"cache_dir": output_dir.parent / "cache", "output_dir": output_dir} | changes
+    result = []
+    for name, value in options.items():
+        if value is not None:
+            result += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    return [str(word) for word in result]
+
+
+def metrics(output_dir, name="loss"):
+    """One of the numbers of `metrics.jsonl`, by step."""
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
