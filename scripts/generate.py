@@ -1,4 +1,4 @@
-"""Generates images and writes them as one grid: `python scripts/generate.py --num_images 16 --output flowers.png`."""
+"""Generates images: a grid (`--output flowers.png`), or many files (`accelerate launch scripts/generate.py --output_dir DIR`)."""
 
 import math
 import time
@@ -10,24 +10,30 @@ from PIL import Image
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.cli import run
+from flower_ddim.generation import generate_folder
 
 
-def main():
-    parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
+def parse():
+    parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False)
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
     parser.add_argument("--num_images", type=int, default=16, help="number of images")
     parser.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    parser.add_argument("--eta", type=float, default=0.0, help="0 is deterministic DDIM, 1 like DDPM")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next one has the next seed")
-    parser.add_argument("--output", default="flowers.png", help="file of the grid")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--output", default="flowers.png", help="file of the grid")
+    target.add_argument("--output_dir", help="folder for single files instead; what is there already is kept")
     parser.add_argument("--cell_size", type=int, default=192, help="side of an enlarged image in the grid, in pixels")
-    args = parser.parse_args()
+    parser.add_argument("--batch_size", type=int, default=64, help="single files generated at a time in each process")
+    return parser.parse_args()
 
+
+def write_grid(args):
     pipe = FlowerDDIMPipeline.from_pretrained(args.model)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     generators = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_images)]
     start = time.perf_counter()
-    images = pipe(
-        batch_size=args.num_images, generator=generators, num_inference_steps=args.num_inference_steps
-    ).images
+    images = pipe(args.num_images, generators, args.num_inference_steps, args.eta).images
     seconds = time.perf_counter() - start
 
     columns = math.ceil(math.sqrt(args.num_images))
@@ -36,6 +42,15 @@ def main():
     images += [blank] * (rows * columns - args.num_images)
     make_image_grid(images, rows, columns, resize=args.cell_size).save(args.output)
     print(f"{args.num_images} images in {args.num_inference_steps} steps took {seconds:.1f} s: {args.output}")
+
+
+def main():
+    args = parse()
+    if args.output_dir is None:
+        write_grid(args)
+    else:
+        options = (args.num_images, args.num_inference_steps, args.eta, args.seed, args.batch_size)
+        print(f"The images are in {generate_folder(args.model, args.output_dir, *options)}.")
 
 
 if __name__ == "__main__":

@@ -66,3 +66,20 @@ def run_script():
         return completed
 
     return run
+
+
+@pytest.fixture(scope="session")
+def launch_two():
+    """Runs a script in two processes that find each other over the loopback."""
+
+    def launch(*command):
+        # `accelerate launch --cpu` starts several processes only through MPI; torchrun needs nothing but PyTorch.
+        arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        completed = subprocess.run(
+            [*arguments, *map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
+        )
+        assert completed.returncode == 0, completed.stderr
+        return completed
+
+    return launch

@@ -1,9 +1,5 @@
 """Two processes with half the batch each against one process with all of it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -12,26 +8,12 @@ from distributed_worker import run
 from training_runs import metrics, train_here, words
 
 
-# `accelerate launch --cpu` starts several processes only through MPI; torchrun needs nothing but PyTorch.
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def launch(*command):
-    arguments = [*TORCHRUN, *map(str, command)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    completed = subprocess.run(
-        arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=ROOT / "tests", env=environment
-    )
-    assert completed.returncode == 0, completed.stderr
-    return completed
-
-
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory, launch_two):
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     AcceleratorState._reset_state(reset_partial_state=True)
     run(one, batch_size=16)
-    launch("distributed_worker.py", two, 8)
+    launch_two(ROOT / "tests" / "distributed_worker.py", two, 8)
     return one, two
 
 
@@ -70,10 +52,10 @@ def test_shared_statistics_are_the_mean_of_both_halves(folders):
     torch.testing.assert_close(halves, whole, rtol=0, atol=1e-3)
 
 
-def test_a_run_of_two_processes_goes_on_in_one(folders, tmp_path_factory):
+def test_a_run_of_two_processes_goes_on_in_one(launch_two, tmp_path_factory):
     """Checkpoints do not depend on the number of processes."""
     output_dir = tmp_path_factory.mktemp("moving") / "run"
-    launch(ROOT / "scripts" / "train.py", *words(output_dir, train_batch_size=8, validation_epochs=1))
+    launch_two(ROOT / "scripts" / "train.py", *words(output_dir, train_batch_size=8, validation_epochs=1))
     assert len(metrics(output_dir)) == 8 and len(metrics(output_dir, "validation_loss")) == 1
     train_here(
         output_dir, train_batch_size=16, validation_epochs=1, max_train_steps=10, resume_from_checkpoint="latest"

@@ -1,0 +1,78 @@
+"""Many images into a folder, shared out between processes, going on where an earlier run stopped."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from .pipeline_flower_ddim import FlowerDDIMPipeline
+
+
+OPTIONS_FILE = "generation.json"
+
+
+def generate_folder(
+    model: str,
+    output_dir: str | Path,
+    num_images: int,
+    num_inference_steps: int = 20,
+    eta: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Path:
+    """Generates `000000.png`, `000001.png`, … with the seeds `seed`, `seed` + 1, …, those that are not there yet.
+
+    Under `accelerate launch` every process makes its share. An image depends on its seed alone, not on the number of
+    processes, nor on the batch that it is made in but for rounding.
+
+    Args:
+        model: folder or Hub id of a pipeline.
+        output_dir: where the images go, beside `generation.json` with the options that made them.
+        batch_size: images that are generated at a time in each process.
+
+    Raises:
+        ValueError: if the folder holds images made with other options, or a number is out of range.
+    """
+    if num_images < 1 or batch_size < 1:
+        raise ValueError(f"`num_images` = {num_images} and `batch_size` = {batch_size} must be at least 1.")
+    output_dir = Path(output_dir)
+    options = {"model": str(model), "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
+    accelerator = Accelerator()
+    pipe = FlowerDDIMPipeline.from_pretrained(model).to(accelerator.device)
+    pipe.set_progress_bar_config(disable=True)
+    with accelerator.main_process_first():
+        _claim_folder(output_dir, options)
+    mine = range(accelerator.process_index, num_images, accelerator.num_processes)
+    missing = [i for i in mine if not _image_path(output_dir, i).exists()]
+    with tqdm(
+        total=len(mine), initial=len(mine) - len(missing), unit="image", disable=not accelerator.is_main_process
+    ) as bar:
+        for start in range(0, len(missing), batch_size):
+            numbers = missing[start : start + batch_size]
+            generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
+            images = pipe(len(numbers), generator=generators, num_inference_steps=num_inference_steps, eta=eta).images
+            for i, image in zip(numbers, images, strict=True):
+                unfinished = output_dir / f".{i:06}.png"
+                image.save(unfinished)
+                os.replace(unfinished, _image_path(output_dir, i))
+            bar.update(len(numbers))
+    accelerator.wait_for_everyone()
+    return output_dir
+
+
+def _image_path(output_dir: Path, number: int) -> Path:
+    return output_dir / f"{number:06}.png"
+
+
+def _claim_folder(output_dir: Path, options: dict):
+    """Writes the options beside the images, or makes sure that those that are there were made with the same."""
+    path = output_dir / OPTIONS_FILE
+    if not path.exists():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(options, indent=2) + "\n")
+    earlier = json.loads(path.read_text())
+    if earlier != options:
+        raise ValueError(f"{output_dir} holds images made with {earlier}, not with {options}: name another folder.")
