@@ -1,13 +1,17 @@
-"""Pipeline that generates images with a U-Net and a DDIM scheduler, and interpolates between noises."""
+"""Pipeline that generates images with a U-Net and a DDIM scheduler, interpolates between noises and inverts images."""
 
+import contextlib
 import inspect
 import math
 import os
 from collections.abc import Callable
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image, ImageOps
 
 # diffusers loads a component only from a module that is already imported.
 from .scheduling_flower_ddim import FlowerDDIMScheduler  # noqa: F401
@@ -115,7 +119,7 @@ class FlowerDDIMPipeline(DiffusionPipeline):
         device = self._execution_device
         if latents is None:
             latents = randn_tensor(
-                (batch_size, *self._latent_shape), generator=generator, device=device, dtype=torch.float32
+                (batch_size, *self.latent_shape), generator=generator, device=device, dtype=torch.float32
             )
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
@@ -123,55 +127,189 @@ class FlowerDDIMPipeline(DiffusionPipeline):
         latents = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
         step_kwargs = self._step_kwargs(generator, eta)
 
-        was_training = self.unet.training
-        self.unet.eval()
-        try:
-            with self.progress_bar(total=len(timesteps)) as progress_bar:
-                for i, timestep in enumerate(timesteps):
-                    model_input = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
-                    model_output = self.unet(model_input, timestep, return_dict=False)[0]
-                    latents = self.scheduler.step(
-                        model_output.to(latents.dtype), timestep, latents, **step_kwargs, return_dict=False
-                    )[0]
-                    if callback_on_step_end is not None:
-                        tensors = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
-                        latents = callback_on_step_end(self, i, timestep, tensors).pop("latents", latents)
-                    progress_bar.update()
-        finally:
-            self.unet.train(was_training)
+        with self._unet_in_eval_mode(), self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, timestep in enumerate(timesteps):
+                model_input = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
+                model_output = self.unet(model_input, timestep, return_dict=False)[0]
+                latents = self.scheduler.step(
+                    model_output.to(latents.dtype), timestep, latents, **step_kwargs, return_dict=False
+                )[0]
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
+                    latents = callback_on_step_end(self, i, timestep, tensors).pop("latents", latents)
+                progress_bar.update()
 
-        images = latents if output_type == "latent" else self._to_images(latents, output_type)
+        images = latents if output_type == "latent" else self.postprocess(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @torch.no_grad()
     def interpolate(
-        self, noise_a: torch.Tensor, noise_b: torch.Tensor, num_images: int = 11, **kwargs
+        self, *anchors: torch.Tensor, num_images: int = 11, closed: bool = False, rescale: bool = False, **kwargs
     ) -> ImagePipelineOutput | tuple:
-        """Generates the images between two noises, along a·cos(πw/2) + b·sin(πw/2) for w from 0 to 1.
+        """Generates the images on the way from one noise to the next, along a·cos(πw/2) + b·sin(πw/2) for w from 0 to 1.
 
         On this path the variance stays at one where that of the ends is one, so every point of it is a noise that the model knows;
         on a straight line it would fall to a half.
 
         Args:
-            noise_a, noise_b: the ends, shape (C, H, W) or (1, C, H, W).
-            num_images: number of images, both ends included, at least 2.
+            anchors: two or more noises, shape (C, H, W) or (1, C, H, W) each, or (N, C, H, W) for several of them.
+            num_images: number of images from one anchor to the next, both included, at least 2. An anchor between two
+                sections appears once, so N anchors make (N - 1)·(num_images - 1) + 1 images.
+            closed: whether to go on from the last anchor to the first, which is not repeated at the end: N·(num_images - 1)
+                images, an animation without a jump.
+            rescale: whether every point of the way is given the standard deviation between those of its two anchors (their
+                weighted geometric mean). For noises from [`invert`], whose deviations differ from one and from each other:
+                without this the stronger one covers the other over half of the way.
             kwargs: what generation takes (`num_inference_steps`, `output_type`, …).
         """
         if not isinstance(num_images, int) or num_images < 2:
             raise ValueError(f"`num_images` is {num_images!r}, but must be an integer >= 2: both ends are images too.")
-        ends = []
-        for name, noise in (("noise_a", noise_a), ("noise_b", noise_b)):
+        noises = []
+        for i, noise in enumerate(anchors):
             noise = noise[None] if noise.ndim == 3 else noise
-            self._check_latents(noise, 1, name)
-            ends.append(noise.to(torch.float32))
-        weights = torch.linspace(0, 1, num_images, device=ends[0].device)
-        angles = (weights * (math.pi / 2)).reshape(-1, 1, 1, 1)
-        latents = torch.cos(angles) * ends[0] + torch.sin(angles) * ends[1].to(ends[0].device)
-        return self(batch_size=num_images, latents=latents, **kwargs)
+            self._check_latents(noise, noise.shape[0], f"anchors[{i}]")
+            noises.extend(noise.to(anchors[0].device, torch.float32))
+        if len(noises) < 2:
+            raise ValueError(f"{len(noises)} anchors were given, but it takes at least two to go from one to another.")
+        latents = self._path(torch.stack(noises), num_images, closed, rescale)
+        return self(batch_size=len(latents), latents=latents, **kwargs)
+
+    @staticmethod
+    def _path(anchors: torch.Tensor, num_images: int, closed: bool, rescale: bool) -> torch.Tensor:
+        """The noises that [`interpolate`] generates from, shape (number of images, C, H, W)."""
+        # Without its last point, a section does not repeat the first one of the next.
+        weights = torch.linspace(0, 1, num_images, device=anchors.device)[:-1].reshape(-1, 1, 1, 1)
+        cos, sin = torch.cos(weights * (math.pi / 2)), torch.sin(weights * (math.pi / 2))
+        scales = anchors.std((1, 2, 3), keepdim=True) if rescale else torch.ones_like(anchors[:, :1, :1, :1])
+        directions = anchors / scales
+        sections = [
+            (cos * directions[i - 1] + sin * directions[i]) * scales[i - 1] ** (1 - weights) * scales[i] ** weights
+            for i in range(1 - len(anchors), 1)
+        ]
+        return torch.cat(sections if closed else [*sections[:-1], anchors[-1:]])
+
+    @torch.no_grad()
+    def invert(self, images, num_inference_steps: int = 20, num_fixed_point_iterations: int = 3) -> torch.Tensor:
+        """Finds the noise from which the deterministic sampler (η = 0) generates given images in as many steps.
+
+        The steps of the sampler are undone one by one, the last first. Each is an implicit equation for the noisier state,
+        solved by fixed-point iteration (see [`FlowerDDIMScheduler.invert_step`]) from what was predicted one state before; nothing
+        is clipped. The first one undone yields the image: there the noise that the network itself sees is put back.
+
+        Args:
+            images: what `preprocess` takes.
+            num_inference_steps: steps of the sampler, any integer ≥ 1; generate with the same number.
+            num_fixed_point_iterations: network evaluations per step, at least 1. More of them rebuild the images better.
+
+        Returns:
+            Noise of shape (B, C, H, W), float32, for `latents` of the call. Its standard deviation is near one only if the model
+            knows images like these well.
+
+        Raises:
+            ValueError: for images that cannot be used, and for a scheduler that does not sample by the same steps.
+        """
+        if not hasattr(self.scheduler, "invert_step") or self.scheduler.config.clip_sample:
+            raise ValueError(
+                f"The steps of this {type(self.scheduler).__name__} cannot be inverted: put a FlowerDDIMScheduler with "
+                "`clip_sample=False` into the pipeline, `FlowerDDIMScheduler.from_config(pipe.scheduler.config)` for instance."
+            )
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_fixed_point_iterations", num_fixed_point_iterations),
+        ):
+            self._check_count(name, value)
+        device = self._execution_device
+        latents = self.preprocess(images).to(device)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        with self._unet_in_eval_mode(), self.progress_bar(total=num_inference_steps) as progress_bar:
+            model_output = None
+            for timestep in self.scheduler.timesteps.flip(0):
+                target = latents
+                if model_output is not None:  # that of the neighbouring state makes a good first guess, for nothing
+                    latents = self.scheduler.invert_step(model_output, timestep, target, target)
+                for _ in range(num_fixed_point_iterations):
+                    model_output = self.unet(latents.to(self.unet.dtype), timestep, return_dict=False)[0]
+                    latents = self.scheduler.invert_step(model_output, timestep, latents, target)
+                progress_bar.update()
+        self.maybe_free_model_hooks()
+        return latents
+
+    def preprocess(self, images) -> torch.Tensor:
+        """Turns pictures into standardised model input: the inverse of what generation does to its latents.
+
+        Pictures are cut to the proportions of the model around their centre, resized (bilinear, antialiased), and made grey or
+        coloured as the model needs.
+
+        Args:
+            images: a picture or a list of pictures of any size: PIL images of any mode, arrays (H, W), (H, W, C) or
+                (N, H, W, C), tensors (C, H, W) or (N, C, H, W); numbers are uint8 or floating point in [0, 1].
+
+        Returns:
+            Tensor of shape (N, C, H, W), float32: (image - image_mean) / image_std.
+
+        Raises:
+            ValueError: if there are no pictures, or for numbers out of range, NaN, and numbers of channels that make no sense.
+        """
+        images = images if isinstance(images, (list, tuple)) else [images]
+        pictures = [picture for image in images for picture in self._pixels(image)]
+        if not pictures:
+            raise ValueError("`images` is empty: give at least one picture.")
+        mean, std = self._statistics(torch.device("cpu"))
+        return (torch.cat([self._fit(picture[None]) for picture in pictures]) - mean) / std
+
+    @staticmethod
+    def _pixels(image) -> torch.Tensor:
+        """A picture, or a batch of them in an array, as float32 tensor (N, C, H, W) in [0, 1]."""
+        if isinstance(image, Image.Image):
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would cut off at 255
+                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = np.array(image if image.mode == "L" else image.convert("RGB"))
+        if isinstance(image, np.ndarray):
+            image = torch.from_numpy(image)
+            image = image[..., None] if image.ndim == 2 else image
+            image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
+        if not isinstance(image, torch.Tensor) or image.ndim not in (3, 4):
+            what = getattr(image, "shape", None) or type(image).__name__
+            raise ValueError(
+                f"{what} is no picture: give PIL images, arrays (H, W, C) or tensors (C, H, W), or lists of them."
+            )
+        image = image[None] if image.ndim == 3 else image
+        if image.dtype == torch.uint8:
+            return image.float() / 255
+        if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
+            raise ValueError(
+                f"`images` hold {image.dtype} numbers that are not all in [0, 1] or are not finite: give uint8, or divide "
+                "by their range."
+            )
+        return image.float()
+
+    def _fit(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Cuts, resizes and colours pictures (N, C, H, W) to what the model takes."""
+        channels, height, width = self.latent_shape
+        if 0 in pictures.shape or pictures.shape[1] not in (1, 3, channels):
+            raise ValueError(
+                f"A picture has the shape {tuple(pictures.shape[1:])} of channels, height and width, but it needs 1, 3 or "
+                f"{channels} channels and at least one pixel."
+            )
+        if channels == 1 and pictures.shape[1] == 3:
+            luma = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)  # ITU-R BT.601, as in Pillow
+            pictures = torch.einsum("nchw,c->nhw", pictures, luma)[:, None]
+        scale = min(pictures.shape[2] / height, pictures.shape[3] / width)
+        crop_height, crop_width = max(1, round(scale * height)), max(1, round(scale * width))
+        top, left = (pictures.shape[2] - crop_height) // 2, (pictures.shape[3] - crop_width) // 2
+        pictures = pictures[:, :, top : top + crop_height, left : left + crop_width]
+        if pictures.shape[2:] != (height, width):
+            pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
+        return pictures.cpu().expand(-1, channels, -1, -1)
 
     @property
-    def _latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is generated and of the noise that it is generated from."""
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
@@ -180,9 +318,8 @@ class FlowerDDIMPipeline(DiffusionPipeline):
         self, batch_size, generator, num_inference_steps, eta, latents, output_type, callback_tensor_inputs
     ) -> int:
         """Raises a ValueError for arguments that cannot be used; returns the number of images."""
-        for name, value in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
+        self._check_count("batch_size", batch_size)
+        self._check_count("num_inference_steps", num_inference_steps)
         if not 0 <= eta <= 1:
             raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
         if output_type not in OUTPUT_TYPES:
@@ -210,12 +347,26 @@ class FlowerDDIMPipeline(DiffusionPipeline):
                 )
         return batch_size
 
+    @staticmethod
+    def _check_count(name: str, value: int):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
+
     def _check_latents(self, latents: torch.Tensor, batch_size: int, name: str):
-        expected = (batch_size, *self._latent_shape)
+        expected = (batch_size, *self.latent_shape)
         if tuple(latents.shape) != expected:
             raise ValueError(f"`{name}` has the shape {tuple(latents.shape)}, but must have {expected}.")
         if not latents.is_floating_point():
             raise ValueError(f"`{name}` has the dtype {latents.dtype}, but must be floating point noise.")
+
+    @contextlib.contextmanager
+    def _unet_in_eval_mode(self):
+        was_training = self.unet.training
+        self.unet.eval()
+        try:
+            yield
+        finally:
+            self.unet.train(was_training)
 
     def _step_kwargs(self, generator, eta: float) -> dict:
         """What the scheduler's `step` takes of `generator` and `eta`: stock schedulers differ."""
@@ -227,12 +378,14 @@ class FlowerDDIMPipeline(DiffusionPipeline):
         step_kwargs = {"eta": eta, "generator": generator}
         return {name: value for name, value in step_kwargs.items() if name in parameters}
 
-    def _to_images(self, latents: torch.Tensor, output_type: str):
-        """De-standardises latents and clips them to [0, 1]; see `output_type` of the call."""
-        mean, std = (
-            torch.as_tensor(self.unet.config.get(name, 0.5), device=latents.device).reshape(1, -1, 1, 1)
-            for name in ("image_mean", "image_std")
-        )
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the channels, shaped to go with images."""
+        values = (torch.as_tensor(self.unet.config.get(name, 0.5)) for name in ("image_mean", "image_std"))
+        return tuple(value.to(device, torch.float32).reshape(1, -1, 1, 1) for value in values)
+
+    def postprocess(self, latents: torch.Tensor, output_type: str = "pil"):
+        """De-standardises latents (B, C, H, W) and clips them to [0, 1]: `"pil"`, `"np"` or `"pt"` as in the call."""
+        mean, std = self._statistics(latents.device)
         images = (latents * std + mean).clamp(0, 1)
         if output_type == "pt":
             return images

@@ -172,8 +172,8 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         # - noise_rate, prev_noise_rate              -> √(1-ᾱ_t), √(1-ᾱ_{t'})
         # - std_dev                                  -> σ_t(η)
 
-        # 1. look up this timestep and the one that follows: no arithmetic could miss it, and no device is waited for
-        index = (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs().argmin()
+        # 1. this timestep and the one that follows
+        index = self._index(timestep)
         signal_rate, prev_signal_rate = self._signal_rates[index], self._signal_rates[index + 1]
         noise_rate, prev_noise_rate = self._noise_rates[index], self._noise_rates[index + 1]
 
@@ -207,6 +207,47 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return prev_sample, pred_original_sample
         return FlowerDDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
+
+    def invert_step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor | float,
+        sample: torch.Tensor,
+        prev_sample: torch.Tensor,
+    ) -> torch.Tensor:
+        """The sample which [`step`] with η = 0 takes to `prev_sample`, if the model predicts `model_output` at it.
+
+        Equation (12) of Song et al. 2020 solved for x_t. What the model predicts depends on x_t, so this is one iteration towards
+        a fixed point. It converges fastest with the quantity held that the network is smooth in: the noise of a network that
+        predicts noise, otherwise the velocity, with which nothing is divided by a small rate. With the angle whose cosine is
+        the signal rate, and its difference δ between the timesteps, the equation then reads x_{t'} = cos δ · x_t - sin δ · v.
+
+        Args:
+            model_output: prediction of the model at `sample`, shape (B, C, H, W).
+            timestep: the t of x_t, one of `timesteps` (the nearest is taken).
+            sample: the guess of x_t at which the model was asked.
+            prev_sample: x_{t'}; after the last timestep that is the image.
+        """
+        index = self._index(timestep)
+        signal_rate, prev_signal_rate = self._signal_rates[index], self._signal_rates[index + 1]
+        noise_rate, prev_noise_rate = self._noise_rates[index], self._noise_rates[index + 1]
+        dtype = sample.dtype
+        compute_dtype = torch.promote_types(dtype, torch.float32)
+        model_output, sample, prev_sample = (x.to(compute_dtype) for x in (model_output, sample, prev_sample))
+        if self.config.prediction_type == "epsilon":
+            pred_original_sample = (prev_sample - prev_noise_rate * model_output) / prev_signal_rate
+            guess = signal_rate.clamp(min=SIGNAL_RATE_FLOOR) * pred_original_sample + noise_rate * model_output
+        else:
+            pred_original_sample, pred_noise = self._predictions(model_output, sample, signal_rate, noise_rate)
+            velocity = signal_rate * pred_noise - noise_rate * pred_original_sample
+            cos = prev_signal_rate * signal_rate + prev_noise_rate * noise_rate
+            sin = prev_signal_rate * noise_rate - prev_noise_rate * signal_rate
+            guess = (prev_sample + sin * velocity) / cos
+        return guess.to(dtype)
+
+    def _index(self, timestep: torch.Tensor | float) -> torch.Tensor:
+        """Place of `timestep` in `timesteps`: looked up, as no arithmetic could miss it, and no device is waited for."""
+        return (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs().argmin()
 
     def _predictions(
         self, model_output: torch.Tensor, sample: torch.Tensor, signal_rate: torch.Tensor, noise_rate: torch.Tensor
