@@ -1,0 +1,45 @@
+"""Animates the way through several flowers and back: `python scripts/interpolate.py --num_anchors 5 --output loop.webp`."""
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+
+import torch
+from PIL import Image
+
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline
+from flower_ddim.cli import run
+from flower_ddim.figures import save_animation
+
+
+def main():
+    parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
+    parser.add_argument("--num_anchors", type=int, default=5, help="number of random flowers to go through")
+    parser.add_argument("--images", nargs="+", help="pictures to go through, instead of random flowers")
+    parser.add_argument("--num_images", type=int, default=11, help="images from one flower to the next, both included")
+    parser.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random flowers")
+    parser.add_argument("--frames_per_second", type=float, default=10, help="speed of the animation")
+    parser.add_argument("--size", type=int, default=192, help="height of the animation in pixels")
+    parser.add_argument("--output", default="loop.webp", help="a .gif or .webp file")
+    args = parser.parse_args()
+
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model)
+    if args.images:
+        pictures = [Image.open(path) for path in args.images]
+        anchors = pipe.invert(pictures, num_inference_steps=args.num_inference_steps)
+    else:
+        generator = torch.Generator().manual_seed(args.seed)
+        anchors = torch.randn(args.num_anchors, *pipe.latent_shape, generator=generator)
+    frames = pipe.interpolate(
+        anchors,
+        num_images=args.num_images,
+        closed=True,
+        rescale=bool(args.images),
+        num_inference_steps=args.num_inference_steps,
+    ).images
+    save_animation(frames, args.output, args.frames_per_second, args.size)
+    print(f"{len(frames)} images, {len(frames) / args.frames_per_second:.1f} s: {args.output}")
+
+
+if __name__ == "__main__":
+    run(main)
