@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from . import checkpoints
 from .config import TrainingConfig
 from .ema import ExponentialMovingAverage
+from .hub import create_repository, upload_pipeline
 from .loss import ZERO_NOISE_LOSS, diffusion_loss, draw
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_log import MetricsLog, Window, trackable
@@ -92,6 +93,10 @@ class Trainer:
         self._mean, self._std = (
             torch.as_tensor(value, device=self.accelerator.device).reshape(1, -1, 1, 1) for value in statistics
         )
+        self.repo_id = None
+        if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
+            repo_id = config.hub_model_id or self.output_dir.name
+            self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo)
         self.step = 0
         self._stop_signal = None
 
@@ -103,8 +108,6 @@ class Trainer:
                 f"{self.output_dir} holds an earlier training: go on with `--resume_from_checkpoint latest`, start anew with "
                 "`--overwrite_output_dir`, or name another `--output_dir`."
             )
-
-    # ------------------------------------------------------------------------------------------------------------ the loop
 
     def train(self) -> Path:
         """Trains to the last step and saves the pipeline and a grid of its samples in `output_dir`.
@@ -133,6 +136,9 @@ class Trainer:
             self.pipeline().save_pretrained(self.output_dir)
             self.save_samples(self.output_dir / "samples.png")
             self._plot_loss()
+            if self.repo_id:
+                address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
+                logger.warning(f"The pipeline was uploaded: {address}")
         return self.output_dir
 
     def _loop(self):
@@ -262,8 +268,6 @@ class Trainer:
         sums = self.accelerator.reduce(sums, "sum")
         return {name: (sums[i] / sums[-1]).item() for i, name in enumerate(networks)}
 
-    # -------------------------------------------------------------------------------------------------------- what is kept
-
     def pipeline(self) -> FlowerDDIMPipeline:
         """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
         return FlowerDDIMPipeline(self.ema.averaged if self.config.use_ema else self.raw_unet, self.scheduler)
@@ -347,7 +351,9 @@ class Trainer:
             try:
                 self.output_dir.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise OSError(f"`output_dir` cannot be used ({error}): name a folder that you may write to.") from error
+                raise OSError(
+                    f"`output_dir` cannot be used ({error}): name a folder that you may write to."
+                ) from error
             checkpoints.discard_unfinished(self.output_dir)
             if self.config.overwrite_output_dir:
                 for old in checkpoints.list_checkpoints(self.output_dir):
@@ -362,8 +368,6 @@ class Trainer:
             logger.warning("No loss curve was drawn: pip install 'flower-ddim[figures]'.")
             return
         loss_curve([self.metrics.path]).savefig(self.output_dir / "loss.png")
-
-    # ------------------------------------------------------------------------------------------------------- what may happen
 
     def _on_signal(self, number, _):
         self._stop_signal = number
