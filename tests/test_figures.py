@@ -238,6 +238,8 @@ def test_animation_holds_the_frames_in_order_and_repeats(any_pipe, ending, tmp_p
 def test_animations_need_a_format_that_moves(tmp_path):
     with pytest.raises(ValueError, match=".gif or .webp"):
         figures.save_animation([Image.new("L", (4, 4))], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="frames_per_second"):
+        figures.save_animation([Image.new("L", (4, 4))], tmp_path / "a.gif", frames_per_second=0)
 
 
 def test_gallery_explains_what_is_missing(tmp_path):
@@ -248,6 +250,7 @@ def test_gallery_explains_what_is_missing(tmp_path):
             Gallery(tmp_path).draw([name])
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_by_the_script(run_script, tmp_path):
     make_pipe(block_out_channels=(4, 8)).save_pretrained(tmp_path / "model")
     (tmp_path / "metrics.jsonl").write_text('{"images": 1, "loss": 1.0}\n{"images": 2, "loss": 0.5}\n')

@@ -99,6 +99,9 @@ def test_what_cannot_be_inverted_is_explained(pictures):
         pipe.scheduler = scheduler
         with pytest.raises(ValueError, match="FlowerDDIMScheduler with `clip_sample=False`"):
             pipe.invert(pictures)
+    pipe.scheduler = FlowerDDIMScheduler(schedule="linear")
+    with pytest.raises(ValueError, match="schedule='offset_cosine'"):
+        pipe.invert(pictures)
 
 
 def test_preprocessing_is_that_of_the_training():
@@ -117,7 +120,17 @@ def test_every_form_of_a_picture_means_the_same():
     expected = pipe.preprocess(Image.fromarray(array))
     assert expected.shape == (1, 3, 16, 16)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    forms = (array, array / 255, array[None], tensor, tensor / 255, tensor[None], [Image.fromarray(array)], [tensor])
+    forms = (
+        array,
+        array / 255,
+        np.flip(array, 0)[::-1],
+        array[None],
+        tensor,
+        tensor / 255,
+        tensor[None],
+        [Image.fromarray(array)],
+        [tensor],
+    )
     for form in forms:
         torch.testing.assert_close(pipe.preprocess(form), expected, rtol=0, atol=1e-5)
     mixed = pipe.preprocess([Image.fromarray(array), np.stack([array[:10], array[10:]]), tensor])

@@ -27,25 +27,20 @@ STEPS = (1, 2, 3, 4, 5, 20, 100)
 INVERSIONS = ((20, 0), (20, 1), (20, 2), (20, 3), (20, 5), (50, 0), (50, 1), (50, 3))
 
 
-def image_grid(
-    rows: Sequence[Sequence], row_labels: Sequence[str] = (), column_labels: Sequence[str] = (), title: str = ""
-) -> Figure:
-    """Images in rows and columns, with labels on the left and on top; `None` leaves a place empty."""
+def image_grid(rows: Sequence[Sequence], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Figure:
+    """Images in rows and columns, with labels on the left and on top; short rows leave their last places empty."""
     columns = max(len(row) for row in rows)
-    top = 0.25 * bool(column_labels) * (
-        1 + max((label.count("\n") for label in column_labels), default=0)
-    ) + 0.35 * bool(title)
+    label_lines = max((label.count("\n") + 1 for label in column_labels), default=0)
+    top = 0.15 * label_lines + 0.08 * bool(label_lines)  # inches
     left = 0.08 * max((len(line) for label in row_labels for line in label.split("\n")), default=0)
     width, height = left + columns * CELL, top + len(rows) * CELL
     figure = Figure(figsize=(width, height), dpi=100)
-    if title:
-        figure.suptitle(title, x=0.5, y=1 - 0.04 / height, va="top", fontsize=11)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     figure.subplots_adjust(left=left / width, right=1, bottom=0, top=1 - top / height, wspace=0.04, hspace=0.04)
     for i, row in enumerate(rows):
         for j, axis in enumerate(axes[i]):
             axis.set(xticks=[], yticks=[], frame_on=False)
-            if j < len(row) and row[j] is not None:
+            if j < len(row):
                 axis.imshow(as_pixels(row[j]), cmap="gray", vmin=0, vmax=255)
         if row_labels:
             axes[i][0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
@@ -74,8 +69,8 @@ def schedules(num_points: int = 201) -> Figure:
     diffusion_time = torch.linspace(0, 1, num_points)
     for name in SCHEDULES:
         signal_rate, noise_rate = DiffusionSchedule(name).rates(diffusion_time)
-        signal_axis.plot(diffusion_time, signal_rate**2, label=name)
-        noise_axis.plot(diffusion_time, noise_rate**2, label=name)
+        signal_axis.plot(diffusion_time.numpy(), (signal_rate**2).numpy(), label=name)
+        noise_axis.plot(diffusion_time.numpy(), (noise_rate**2).numpy(), label=name)
     signal_axis.set(xlabel="diffusion time u", ylabel="power", title="signal power ᾱ")
     noise_axis.set(xlabel="diffusion time u", title="noise power 1 - ᾱ")
     signal_axis.legend()
@@ -103,7 +98,9 @@ def embedding(embedding_dim: int = 32, num_points: int = 100) -> Figure:
     values = noise_embedding(torch.linspace(0, 1, num_points, dtype=torch.float64), embedding_dim).T
     figure = Figure(figsize=(7, 3), layout="constrained", dpi=100)
     axis = figure.subplots()
-    heat_map = axis.imshow(values, aspect="auto", cmap="coolwarm", vmin=-1, vmax=1, extent=(0, 1, embedding_dim, 0))
+    heat_map = axis.imshow(
+        values.numpy(), aspect="auto", cmap="coolwarm", vmin=-1, vmax=1, extent=(0, 1, embedding_dim, 0)
+    )
     axis.set(xlabel="noise power v", ylabel="embedding dimension", title="noise embedding γ(v): sines, then cosines")
     figure.colorbar(heat_map)
     return figure
@@ -251,7 +248,7 @@ def trajectory_states(
     Args:
         latents: the noise, shape (1, C, H, W).
     """
-    scheduler = pipe.scheduler
+    scheduler, latents = pipe.scheduler, latents.to(pipe.device)
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     noisy, predicted = [], []
     for timestep in scheduler.timesteps:
@@ -284,8 +281,10 @@ def save_animation(
     """Writes frames as a GIF or WebP that repeats for ever, enlarged to `size` pixels of height where that is given.
 
     Raises:
-        ValueError: if the name ends neither in .gif nor in .webp.
+        ValueError: if the name ends neither in .gif nor in .webp, or the frames would never change.
     """
+    if frames_per_second <= 0:
+        raise ValueError(f"`frames_per_second` is {frames_per_second}, but must be positive.")
     if Path(path).suffix.lower() not in (".gif", ".webp"):
         raise ValueError(f"{path} can hold no animation: let its name end in .gif or .webp.")
     if size is not None:

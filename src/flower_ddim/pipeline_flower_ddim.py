@@ -219,6 +219,7 @@ class FlowerDDIMPipeline(DiffusionPipeline):
             ("num_fixed_point_iterations", num_fixed_point_iterations),
         ):
             self._check_count(name, value)
+        self._check_schedule()
         device = self._execution_device
         latents = self.preprocess(images).to(device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -268,9 +269,9 @@ class FlowerDDIMPipeline(DiffusionPipeline):
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = np.array(image if image.mode == "L" else image.convert("RGB"))
+            image = np.asarray(image if image.mode == "L" else image.convert("RGB"))
         if isinstance(image, np.ndarray):
-            image = torch.from_numpy(image)
+            image = torch.from_numpy(np.array(image))
             image = image[..., None] if image.ndim == 2 else image
             image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
         if not isinstance(image, torch.Tensor) or image.ndim not in (3, 4):
@@ -337,6 +338,15 @@ class FlowerDDIMPipeline(DiffusionPipeline):
                 f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for: give one generator an image, "
                 "or a single one."
             )
+        self._check_schedule()
+        return batch_size
+
+    @staticmethod
+    def _check_count(name: str, value: int):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
+
+    def _check_schedule(self):
         for name in ("schedule", "min_signal_rate", "max_signal_rate", "num_train_timesteps"):
             # Only classes of ours know the schedule by its name; a stock one was made from its table.
             ours, theirs = self.unet.config.get(name), self.scheduler.config.get(name)
@@ -345,12 +355,6 @@ class FlowerDDIMPipeline(DiffusionPipeline):
                     f"The U-Net was made for `{name}` = {ours!r}, the scheduler for {theirs!r}: make the scheduler with "
                     f"`{name}={ours!r}`."
                 )
-        return batch_size
-
-    @staticmethod
-    def _check_count(name: str, value: int):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
 
     def _check_latents(self, latents: torch.Tensor, batch_size: int, name: str):
         expected = (batch_size, *self.latent_shape)
