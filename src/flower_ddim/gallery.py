@@ -119,7 +119,7 @@ class Gallery:
         noisy, predicted = figures.trajectory_states(self.pipe, self._latents(1), num_inference_steps=40)
         self._save("trajectory", figures.trajectory(noisy, predicted))
         path = self.output_dir / "trajectory_animation.webp"
-        figures.save_animation(figures.trajectory_frames(noisy, predicted), path, frames_per_second=8, size=192)
+        figures.save_animation(figures.trajectory_frames(noisy, predicted), path, frames_per_second=8, size=128)
         print(path, flush=True)
 
     @property
