@@ -13,6 +13,9 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["KERAS_BACKEND"] = "torch"
+# The models here are too small to share: threads would only wait for each other, above all beside other work.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 FLOWERS = ROOT / "tests" / "data"

@@ -51,6 +51,8 @@ def test_what_a_run_leaves_behind(trained):
     assert set(metrics(trained, "lr").values()) == {1e-3}
     assert metrics(trained, "images")[8] == 128
     assert metrics(trained)[1] == pytest.approx(ZERO_NOISE_LOSS, abs=0.02)  # the untrained network predicts no noise
+    assert Image.open(trained / "samples.png").text["Comment"] == "generated with the moving average of step 8"
+    assert "hub_token" not in (trained / "training.yaml").read_text()
     for checkpoint in ("checkpoint-4", "checkpoint-8"):
         FlowerDDIMPipeline.from_pretrained(trained / checkpoint)
     assert_same_weights(trained / WEIGHTS, trained / "checkpoint-8" / WEIGHTS)
@@ -181,6 +183,13 @@ def test_fine_tuning_starts_from_the_weights_and_statistics_of_the_model(runs, c
     assert "channel statistics of" in caplog.text and "0.125" in caplog.text
 
 
+def test_a_run_that_died_before_its_first_checkpoint_starts_again(runs):
+    (runs / "early").mkdir()
+    (runs / "early" / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    train_here(runs / "early", max_train_steps=1, resume_from_checkpoint="latest")
+    assert list(metrics(runs / "early")) == [1] and metrics(runs / "early")[1] > 0.7
+
+
 def test_a_diverging_run_stops_names_the_step_and_keeps_the_checkpoint(runs):
     train_here(runs / "diverging", max_train_steps=4)
     options = {"resume_from_checkpoint": "latest", "learning_rate": 1e30, "max_train_steps": 12}
@@ -232,6 +241,7 @@ def test_the_script_trains_from_a_recipe_and_explains_mistakes(runs, run_script)
     (runs / "recipe.json").write_text(json.dumps({"max_train_steps": 1, "learning_rate": 1e-4}))
     completed = run_script("train.py", runs / "recipe.json", *words(runs / "script", max_train_steps=None))
     assert f"The trained pipeline is in {runs / 'script'}" in completed.stdout
+    assert "predicts no noise at all has a mean absolute error of 0.798" in completed.stderr
     assert metrics(runs / "script", "lr") == {1: 1e-4}
     missing = words(runs / "bad", train_data_dir=runs / "nowhere")
     completed = run_script("train.py", *missing, expect_success=False)

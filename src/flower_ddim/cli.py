@@ -1,11 +1,14 @@
 """What the scripts share."""
 
+import logging
 import sys
 from collections.abc import Callable
 
 
 def run(main: Callable[[], None]):
-    """Runs the main function of a script; a mistake of its user ends in one sentence and exit code 1, not in a traceback."""
+    """Runs the main function of a script: our messages are shown, a user's mistake ends in one sentence and exit code 1."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("flower_ddim").setLevel(logging.INFO)
     try:
         main()
     except (ValueError, OSError, FloatingPointError) as error:

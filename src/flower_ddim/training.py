@@ -15,6 +15,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.utils import make_image_grid
+from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from . import checkpoints
@@ -53,7 +54,7 @@ class Trainer:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.global_batch = config.train_batch_size * config.gradient_accumulation_steps * world
 
-        with self.accelerator.main_process_first():  # the others find the decoded pictures in the cache
+        with self.accelerator.local_main_process_first():  # the others find the decoded pictures in the cache
             self.pictures = load_pictures(config, self.global_batch, rank, world)
         self.steps_per_epoch = None
         if self.pictures.batches:
@@ -62,14 +63,23 @@ class Trainer:
 
         unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
         self.description = describe(config, unet, self.total_steps, self.global_batch)
+        self._prepare(unet)
+        self.repo_id = None
+        if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
+            repo_id = config.hub_model_id or self.output_dir.name
+            self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo)
+        self.step = 0
+        self._stop_signal = None
+
+    def _prepare(self, unet: torch.nn.Module):
+        """Puts the network, its average and its optimizer where and how they are needed."""
+        config, device = self.config, self.accelerator.device
+        unet = unet.to(device)
         if config.channels_last:
             unet = unet.to(memory_format=torch.channels_last)
-        unet = unet.to(self.accelerator.device)
         if config.sync_batchnorm:
-            if self.accelerator.device.type != "cuda":
-                raise ValueError(
-                    f"`sync_batchnorm` needs GPUs, but this runs on {self.accelerator.device.type}: leave it out."
-                )
+            if device.type != "cuda":
+                raise ValueError(f"`sync_batchnorm` needs GPUs, but this runs on {device.type}: leave it out.")
             unet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet)
         self.ema = ExponentialMovingAverage(unet, config.ema_max_decay, config.ema_power, config.ema_inv_gamma)
         optimizer = torch.optim.AdamW(
@@ -89,21 +99,15 @@ class Trainer:
         ).lr_lambdas[0]
         self.raw_unet = unet
         self.unet, self.optimizer = self.accelerator.prepare(unet, optimizer)
-        statistics = [unet.config.get(name, 0.5) for name in ("image_mean", "image_std")]
         self._mean, self._std = (
-            torch.as_tensor(value, device=self.accelerator.device).reshape(1, -1, 1, 1) for value in statistics
+            torch.as_tensor(unet.config.get(name, 0.5), device=device).reshape(1, -1, 1, 1)
+            for name in ("image_mean", "image_std")
         )
-        self.repo_id = None
-        if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
-            repo_id = config.hub_model_id or self.output_dir.name
-            self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo)
-        self.step = 0
-        self._stop_signal = None
 
     def _check_output_dir(self):
         """Refuses to mix two trainings in one folder."""
         earlier = [*checkpoints.list_checkpoints(self.output_dir), *self.output_dir.glob(self.metrics.path.name)]
-        if earlier and not (self.checkpoint or self.config.overwrite_output_dir):
+        if earlier and not (self.config.resume_from_checkpoint or self.config.overwrite_output_dir):
             raise ValueError(
                 f"{self.output_dir} holds an earlier training: go on with `--resume_from_checkpoint latest`, start anew with "
                 "`--overwrite_output_dir`, or name another `--output_dir`."
@@ -117,9 +121,10 @@ class Trainer:
         self._prepare_output_dir()
         if self.checkpoint:
             checkpoints.read_checkpoint(self.checkpoint, self._load_state)
-            if self.accelerator.is_main_process:
-                self.metrics.forget_after(self.step)
-        logger.info(self.description)
+            logger.info(f"Going on from {self.checkpoint}.")
+        if self.accelerator.is_main_process:
+            self.metrics.forget_after(self.step)
+            (self.output_dir / "training.yaml").write_text(self.description)
         logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
         if self.config.logger:
             self.accelerator.init_trackers("flower-ddim", config=trackable(self.config))
@@ -281,11 +286,20 @@ class Trainer:
         images = pipeline(batch_size=count, generator=generators).images
         columns = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        make_image_grid(images, rows=columns, cols=count // columns).save(path)
+        weights = "the moving average" if self.config.use_ema else "the last weights"
+        metadata = PngInfo()
+        metadata.add_text("Comment", f"generated with {weights} of step {self.step}")
+        make_image_grid(images, rows=columns, cols=count // columns).save(path, pnginfo=metadata)
+        self._show_images(f"samples of {weights}", images)
+
+    def _show_images(self, title: str, images: list):
+        """Gives images to the trackers that take any; each expects another form."""
+        arrays = np.stack([np.asarray(image.convert("RGB")) for image in images])
         for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                name = "samples of the averaged weights" if self.config.use_ema else "samples of the last weights"
-                tracker.log_images({name: np.stack([np.asarray(image.convert("RGB")) for image in images])}, self.step)
+            if tracker.name == "tensorboard":
+                tracker.log_images({title: arrays}, self.step, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({title: images}, self.step)
 
     def log(self, **values: float):
         """Adds a line to `metrics.jsonl`, the step, the images seen so far and `values`, and tells the tracker."""
@@ -364,8 +378,8 @@ class Trainer:
     def _plot_loss(self):
         try:
             from .figures import loss_curve
-        except ModuleNotFoundError:
-            logger.warning("No loss curve was drawn: pip install 'flower-ddim[figures]'.")
+        except ModuleNotFoundError as error:
+            logger.warning(f"No loss curve was drawn ({error}): pip install 'flower-ddim[figures]'.")
             return
         loss_curve([self.metrics.path]).savefig(self.output_dir / "loss.png")
 
