@@ -200,7 +200,7 @@ class FlowerDDIMPipeline(DiffusionPipeline):
         Args:
             images: what `preprocess` takes.
             num_inference_steps: steps of the sampler, any integer ≥ 1; generate with the same number.
-            num_fixed_point_iterations: network evaluations per step, at least 1. More of them rebuild the images better.
+            num_fixed_point_iterations: network evaluations per step, at least 1; see `docs/pictures.md` for what they buy.
 
         Returns:
             Noise of shape (B, C, H, W), float32, for `latents` of the call. Its standard deviation is near one only if the model
