@@ -15,8 +15,8 @@ from flower_ddim.data import (
     open_dataset,
     seeded_generator,
     split_train_validation,
-    to_rgb,
 )
+from flower_ddim.images import upright_rgb
 
 
 @pytest.fixture
@@ -131,16 +131,16 @@ def test_any_mode_becomes_rgb(mode):
 
 def test_sixteen_bits_are_scaled_and_transparency_is_white():
     deep = Image.fromarray(np.full((4, 4), 0x8000, dtype=np.uint16))
-    assert np.asarray(to_rgb(deep)).tolist() == np.full((4, 4, 3), 128).tolist()
+    assert np.asarray(upright_rgb(deep)).tolist() == np.full((4, 4, 3), 128).tolist()
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert (np.asarray(to_rgb(clear)) == 255).all()
+    assert (np.asarray(upright_rgb(clear)) == 255).all()
 
 
 def test_pictures_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to look at
     stripes(20, 10).save(tmp_path / "turned.jpg", exif=exif)
-    assert to_rgb(Image.open(tmp_path / "turned.jpg")).size == (10, 20)
+    assert upright_rgb(Image.open(tmp_path / "turned.jpg")).size == (10, 20)
 
 
 def test_channel_statistics_are_those_of_numpy():

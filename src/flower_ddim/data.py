@@ -14,8 +14,9 @@ from datasets.data_files import EmptyDatasetError
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 from PIL import Image as PILImage
-from PIL import ImageOps
 from pyarrow import ArrowInvalid
+
+from .images import upright_rgb
 
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def open_splits(
     except (EmptyDatasetError, DataFilesNotFoundError) as error:
         raise FileNotFoundError(f"{source} holds no pictures: it needs image or Parquet files.") from error
     except (DatasetGenerationError, ArrowInvalid) as error:
-        raise ValueError(f"{source} cannot be read ({error.__cause__ or error}): copy or download it again.") from error
+        raise ValueError(
+            f"{source} cannot be read ({error.__cause__ or error}): copy or download it again."
+        ) from error
 
 
 def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -89,24 +92,12 @@ def image_column(dataset: Dataset | IterableDataset) -> str:
     )
 
 
-def to_rgb(image: PILImage.Image) -> PILImage.Image:
-    """An upright 8-bit RGB picture of one of any mode: 16 bits are scaled down, transparency is laid over white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = PILImage.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = PILImage.new("RGBA", image.size, "white")
-        image = PILImage.alpha_composite(background, image)
-    return image.convert("RGB")
-
-
 def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) -> PILImage.Image:
     """Turns any picture into an RGB one of `resolution`² pixels, cut to its central square first unless told to squeeze it.
 
     Antialiased (Pillow's bilinear filter grows with the reduction).
     """
-    image = to_rgb(image)
+    image = upright_rgb(image)
     if center_crop:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

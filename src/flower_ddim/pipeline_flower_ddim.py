@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image, ImageOps
+from PIL import Image
+
+from .images import upright_rgb
 
 # diffusers loads a component only from a module that is already imported.
 from .scheduling_flower_ddim import FlowerDDIMScheduler  # noqa: F401
@@ -263,13 +265,7 @@ class FlowerDDIMPipeline(DiffusionPipeline):
     def _pixels(image) -> torch.Tensor:
         """A picture, or a batch of them in an array, as float32 tensor (N, C, H, W) in [0, 1]."""
         if isinstance(image, Image.Image):
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would cut off at 255
-                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+            image = np.asarray(upright_rgb(image))
         if isinstance(image, np.ndarray):
             image = torch.from_numpy(np.array(image))
             image = image[..., None] if image.ndim == 2 else image
