@@ -6,14 +6,11 @@ import math
 import os
 from collections.abc import Callable
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 
-from .images import upright_rgb
+from .images import fit_pixels, pixels
 
 # diffusers loads a component only from a module that is already imported.
 from .scheduling_flower_ddim import FlowerDDIMScheduler  # noqa: F401
@@ -231,12 +228,31 @@ class FlowerDDIMPipeline(DiffusionPipeline):
                 target = latents
                 if model_output is not None:  # that of the neighbouring state makes a good first guess, for nothing
                     latents = self.scheduler.invert_step(model_output, timestep, target, target)
+                previous = None
                 for _ in range(num_fixed_point_iterations):
                     model_output = self.unet(latents.to(self.unet.dtype), timestep, return_dict=False)[0]
-                    latents = self.scheduler.invert_step(model_output, timestep, latents, target)
+                    image = self.scheduler.invert_step(model_output, timestep, latents, target)
+                    latents, previous = self._accelerate(latents, image, previous)
                 progress_bar.update()
         self.maybe_free_model_hooks()
         return latents
+
+    @staticmethod
+    def _accelerate(guess: torch.Tensor, image: torch.Tensor, previous: tuple | None) -> tuple[torch.Tensor, tuple]:
+        """The next guess of a fixed point, for every picture by itself: Anderson acceleration that remembers one iterate.
+
+        Plain iteration takes the `image` of the guess under the map. Two residuals together tell more nearly where the fixed point
+        lies (Walker & Ni 2011, algorithm AA with m = 1): half the error for the same number of network evaluations.
+        """
+        residual = image - guess
+        if previous is None:
+            return image, (residual, image)
+        previous_residual, previous_image = previous
+        change = residual - previous_residual
+        norm = change.square().sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(change.dtype).tiny)
+        weight = (residual * change).sum((1, 2, 3), keepdim=True) / norm
+        # Next to the fixed point the residuals are rounding errors, of which no large weight may be made.
+        return image - weight.clamp(-2, 2) * (image - previous_image), (residual, image)
 
     def preprocess(self, images) -> torch.Tensor:
         """Turns pictures into standardised model input: the inverse of what generation does to its latents.
@@ -255,54 +271,11 @@ class FlowerDDIMPipeline(DiffusionPipeline):
             ValueError: if there are no pictures, or for numbers out of range, NaN, and numbers of channels that make no sense.
         """
         images = images if isinstance(images, (list, tuple)) else [images]
-        pictures = [picture for image in images for picture in self._pixels(image)]
+        pictures = [picture for image in images for picture in pixels(image)]
         if not pictures:
             raise ValueError("`images` is empty: give at least one picture.")
         mean, std = self._statistics(torch.device("cpu"))
-        return (torch.cat([self._fit(picture[None]) for picture in pictures]) - mean) / std
-
-    @staticmethod
-    def _pixels(image) -> torch.Tensor:
-        """A picture, or a batch of them in an array, as float32 tensor (N, C, H, W) in [0, 1]."""
-        if isinstance(image, Image.Image):
-            image = np.asarray(upright_rgb(image))
-        if isinstance(image, np.ndarray):
-            image = torch.from_numpy(np.array(image))
-            image = image[..., None] if image.ndim == 2 else image
-            image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
-        if not isinstance(image, torch.Tensor) or image.ndim not in (3, 4):
-            what = getattr(image, "shape", None) or type(image).__name__
-            raise ValueError(
-                f"{what} is no picture: give PIL images, arrays (H, W, C) or tensors (C, H, W), or lists of them."
-            )
-        image = image[None] if image.ndim == 3 else image
-        if image.dtype == torch.uint8:
-            return image.float() / 255
-        if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
-            raise ValueError(
-                f"`images` hold {image.dtype} numbers that are not all in [0, 1] or are not finite: give uint8, or divide "
-                "by their range."
-            )
-        return image.float()
-
-    def _fit(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Cuts, resizes and colours pictures (N, C, H, W) to what the model takes."""
-        channels, height, width = self.latent_shape
-        if 0 in pictures.shape or pictures.shape[1] not in (1, 3, channels):
-            raise ValueError(
-                f"A picture has the shape {tuple(pictures.shape[1:])} of channels, height and width, but it needs 1, 3 or "
-                f"{channels} channels and at least one pixel."
-            )
-        if channels == 1 and pictures.shape[1] == 3:
-            luma = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)  # ITU-R BT.601, as in Pillow
-            pictures = torch.einsum("nchw,c->nhw", pictures, luma)[:, None]
-        scale = min(pictures.shape[2] / height, pictures.shape[3] / width)
-        crop_height, crop_width = max(1, round(scale * height)), max(1, round(scale * width))
-        top, left = (pictures.shape[2] - crop_height) // 2, (pictures.shape[3] - crop_width) // 2
-        pictures = pictures[:, :, top : top + crop_height, left : left + crop_width]
-        if pictures.shape[2:] != (height, width):
-            pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
-        return pictures.cpu().expand(-1, channels, -1, -1)
+        return (torch.cat([fit_pixels(picture[None], *self.latent_shape) for picture in pictures]) - mean) / std
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
