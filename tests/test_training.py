@@ -124,7 +124,7 @@ def test_recorded_losses(runs):
         {"prediction_type": "v_prediction", "loss": "mse", "max_grad_norm": 0.5, "ema_power": 0.75},
         {"mixed_precision": "bf16", "channels_last": False, "cache_images": "disk", "center_crop": False},
         {"use_ema": False, "schedule": "cosine", "dataloader_num_workers": 2},
-        {"streaming": True},
+        {"streaming": True, "resolution": 128, "train_batch_size": 4},
         {"resolution": 32, "block_out_channels": None, "layers_per_block": None},
     ],
     ids=lambda changes: "-".join(changes),
@@ -144,6 +144,16 @@ def test_without_the_average_the_last_weights_are_saved_and_the_average_still_re
     assert_same_weights(folder / WEIGHTS, folder / "checkpoint-4" / LAST_WEIGHTS)
     train_here(folder, use_ema=False, resume_from_checkpoint="latest")
     assert_same_weights(folder / WEIGHTS, folder / "checkpoint-8" / LAST_WEIGHTS)
+
+
+def test_a_run_that_learns_nothing_is_warned_about(runs, caplog):
+    train_here(runs / "stuck", learning_rate=0.0, max_train_steps=2)
+    assert "still that of predicting no noise" in caplog.text
+
+
+def test_streaming_says_what_it_cannot_do(runs, caplog):
+    train_here(runs / "streamed", streaming=True, max_train_steps=1)
+    assert "does not see the pictures in the same order" in caplog.text
 
 
 def test_grey_pictures_make_a_grey_model(runs):

@@ -395,7 +395,7 @@ class Trainer:
 
     def _warn_of_zero_noise(self, loss: float):
         is_baseline = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"
-        if is_baseline and self.step >= 500 and loss > 0.97 * ZERO_NOISE_LOSS:
+        if is_baseline and self.step >= min(500, self.total_steps) and loss > 0.97 * ZERO_NOISE_LOSS:
             logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
 
 

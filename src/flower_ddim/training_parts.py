@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .config import TrainingConfig
 from .data import (
+    STREAMING_SHUFFLE_BUFFER,
     BatchSampler,
     ImageArray,
     StreamedImages,
@@ -49,6 +50,10 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
     train, validation = splits["train"], None
     image_column(train)
     if config.streaming:
+        logger.warning(
+            f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
+            "and a resumed run does not see the pictures in the same order."
+        )
         stream = StreamedImages(train, config.resolution, config.center_crop, config.seed, rank, world)
         return Pictures(None, None, stream, None, stream.channels, *stream.statistics)
     if config.validation_epochs:
