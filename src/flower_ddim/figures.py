@@ -126,7 +126,8 @@ def loss_curve(metrics: Sequence[str | PathLike], images_per_epoch: int | None =
         for key in keys:
             points = [(line["images"] / (images_per_epoch or 1000), line[key]) for line in lines if key in line]
             name = key.replace("_", " ") if len(metrics) == 1 else f"{path.parent.name}: {key.replace('_', ' ')}"
-            axis.plot(*zip(*points, strict=True), "-" if key == "loss" else "--", linewidth=1.2, label=name)
+            # Validations may be few, even one: without markers a single one would not be seen.
+            axis.plot(*zip(*points, strict=True), "-" if key == "loss" else "--.", linewidth=1.2, label=name)
     axis.set(xlabel="epoch" if images_per_epoch else "thousand images seen", ylabel="loss")
     axis.grid(alpha=0.3)
     axis.legend()
