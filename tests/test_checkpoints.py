@@ -54,10 +54,18 @@ def test_a_step_written_again_replaces_the_earlier_one(tmp_path):
 def test_rotation_keeps_the_newest(tmp_path):
     for step in (1, 2, 3, 4):
         write(tmp_path, step)
-    checkpoints.rotate_checkpoints(tmp_path, None)
+    checkpoints.rotate_checkpoints(tmp_path, 0)
     assert len(checkpoints.list_checkpoints(tmp_path)) == 4
     checkpoints.rotate_checkpoints(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_going_on_from_an_older_one_sets_the_newer_aside(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    checkpoints.set_later_checkpoints_aside(tmp_path / "checkpoint-1")
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert (tmp_path / "abandoned-checkpoint-3" / "state" / "model").exists()
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "state"])

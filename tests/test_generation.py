@@ -57,5 +57,7 @@ def test_images_of_other_options_are_not_mixed(model, single):
     assert json.loads((single / "generation.json").read_text())["num_inference_steps"] == 3
     with pytest.raises(ValueError, match="name another folder"):
         generate_folder(model, single, 5, 4)
-    with pytest.raises(ValueError, match="num_images"):
-        generate_folder(model, single, 0, 3)
+    for num_images, num_inference_steps in ((0, 3), (5, 0)):
+        with pytest.raises(ValueError, match="num_images"):
+            generate_folder(model, single.parent / "new", num_images, num_inference_steps)
+    assert not (single.parent / "new").exists()

@@ -51,11 +51,22 @@ def finish_checkpoint(output_dir: Path, step: int, state: dict) -> Path:
     for path in [*unfinished.rglob("*"), unfinished]:
         _sync(path)
     final = Path(output_dir) / f"{PREFIX}{step}"
+    earlier = unfinished.with_name(f"{unfinished.name}.earlier")
     if final.exists():
-        shutil.rmtree(final)
+        os.replace(final, earlier)
     os.replace(unfinished, final)
     _sync(final.parent)
+    shutil.rmtree(earlier, ignore_errors=True)
     return final
+
+
+def replace_files(source: Path, target: Path):
+    """Moves all files below `source` to the same places below `target`, each in one go, and removes `source`."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        destination = target / path.relative_to(source)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, destination)
+    shutil.rmtree(source)
 
 
 def discard_unfinished(output_dir: Path):
@@ -64,14 +75,26 @@ def discard_unfinished(output_dir: Path):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def rotate_checkpoints(output_dir: Path, limit: int | None):
-    """Removes the oldest checkpoints beyond `limit`; at least the newest complete one stays."""
-    if limit is None:
-        return
-    for old in list_checkpoints(output_dir)[:-limit]:
-        # Without its state file it is no checkpoint any more, so an interrupted removal leaves no half of one.
-        (old / STATE_FILE).unlink()
-        shutil.rmtree(old)
+def rotate_checkpoints(output_dir: Path, limit: int):
+    """Removes the oldest checkpoints beyond `limit`, which 0 sets to infinity; at least the newest complete one stays."""
+    if limit:
+        for old in list_checkpoints(output_dir)[:-limit]:
+            remove_checkpoint(old)
+
+
+def remove_checkpoint(checkpoint: Path):
+    """Removes a checkpoint such that an interruption leaves no half of one: without its state file it is none."""
+    (checkpoint / STATE_FILE).unlink()
+    shutil.rmtree(checkpoint)
+
+
+def set_later_checkpoints_aside(checkpoint: Path):
+    """Renames the checkpoints beside this one that are newer: a run that goes on from here will come by these steps again."""
+    for path in list_checkpoints(checkpoint.parent):
+        if _step_of(path) > _step_of(checkpoint):
+            aside = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
 
 
 def read_checkpoint(checkpoint: Path, load: Callable[[dict], None]):

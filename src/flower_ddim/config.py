@@ -1,5 +1,6 @@
 """Every option of the training, with its default and its help text, once, and how they are read."""
 
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +45,11 @@ class TrainingConfig:
     output_dir: str = option(
         "flower-ddim-output", "Folder for the trained pipeline, checkpoints, samples and metrics."
     )
-    overwrite_output_dir: bool = option(False, "Start anew where output_dir holds an earlier training, deleting it.")
+    overwrite_output_dir: bool = option(
+        False, "Start anew where output_dir holds an earlier training, deleting its checkpoints and metrics."
+    )
     checkpointing_steps: int = option(500, "Optimizer steps between checkpoints.")
-    checkpoints_total_limit: int | None = option(2, "Checkpoints kept; the oldest go first.")
+    checkpoints_total_limit: int = option(2, "Checkpoints kept, of which the oldest go first; 0 keeps all.")
     resume_from_checkpoint: str | None = option(
         None, "A checkpoint folder, or 'latest' for the newest, if there is one."
     )
@@ -116,13 +119,17 @@ class TrainingConfig:
         positive = (
             "resolution eval_batch_size logging_steps checkpointing_steps train_batch_size num_epochs dataset_repeats"
         )
-        self._check_at_least(
-            1, *positive.split(), "gradient_accumulation_steps", "max_train_steps", "checkpoints_total_limit"
-        )
+        self._check_at_least(1, *positive.split(), "gradient_accumulation_steps", "max_train_steps")
         not_negative = (
             "validation_epochs save_images_epochs save_model_epochs lr_warmup_steps dataloader_num_workers seed"
         )
-        self._check_at_least(0, *not_negative.split(), "learning_rate", "adam_weight_decay")
+        self._check_at_least(0, *not_negative.split(), "learning_rate", "adam_weight_decay", "checkpoints_total_limit")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(
+                f"`max_grad_norm` is {self.max_grad_norm}, but must be greater than 0; leave it out for no limit."
+            )
+        if self.logger and importlib.util.find_spec(self.logger) is None:
+            raise ValueError(f"`logger` {self.logger} is not installed: pip install {self.logger}.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}, but must lie between 0 and 1.")
         for source, says in (

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import psutil
 import torch
@@ -20,6 +21,12 @@ from .images import upright_rgb
 
 
 logger = logging.getLogger(__name__)
+
+# Keep streams made of the same seed apart; training.py has more of them.
+_ORDER, _SPLITTING = 0, 3
+
+# Part of the key under which `datasets` keeps decoded pixels; to be raised whenever decoding makes other pixels.
+PIXELS_VERSION = 1
 
 STREAMING_SHUFFLE_BUFFER = 1024  # pictures; also how many the channel statistics of a streamed data set are taken from
 
@@ -75,7 +82,7 @@ def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[
     """Sets a part of `train` aside for validation; which part is a function of the seed and the number of pictures."""
     if len(train) < 2:
         raise ValueError("A single picture cannot be divided: give `--validation_epochs 0` to train on all there is.")
-    order = torch.randperm(len(train), generator=seeded_generator(seed, 0)).tolist()
+    order = torch.randperm(len(train), generator=seeded_generator(seed, _SPLITTING)).tolist()
     count = min(max(1, round(fraction * len(train))), len(train) - 1)
     return train.select(sorted(order[count:])), train.select(sorted(order[:count]))
 
@@ -107,14 +114,24 @@ def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) 
     return image
 
 
-def _decode_batch(rows: dict[str, list], column: str, resolution: int, center_crop: bool) -> dict[str, list]:
-    """Pixels of encoded pictures, and of those that cannot be decoded the reason; a function for `datasets.map`."""
+def _decode_batch(
+    rows: dict[str, list], column: str, resolution: int, center_crop: bool, version: int = PIXELS_VERSION
+) -> dict[str, list]:
+    """Pixels of encoded pictures, and of those that cannot be decoded the reason; a function for `datasets.map`.
+
+    `version` does nothing but tell `datasets`, which does not look into what a function calls, that an older cache is of no use.
+    """
     decoded = {"pixels": [], "problem": []}
     for encoded in rows[column]:
         pixels, problem = b"", None
         try:
-            source = io.BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"]
-            with PILImage.open(source) as image:
+            data = encoded["bytes"]
+            if data is None:
+                with fsspec.open(
+                    encoded["path"], "rb"
+                ) as file:  # a local path, or an address on the Hub when streaming
+                    data = file.read()
+            with PILImage.open(io.BytesIO(data)) as image:
                 pixels = fit_image(image, resolution, center_crop).tobytes()
         except Exception as error:  # Pillow's decoders raise whatever their format suggests
             name = encoded["path"] if encoded and encoded["path"] else "a picture without a file name"
@@ -143,7 +160,7 @@ def decode_images(
         _decode_batch,
         batched=True,
         batch_size=64,
-        fn_kwargs={"column": column, "resolution": resolution, "center_crop": center_crop},
+        fn_kwargs={"column": column, "resolution": resolution, "center_crop": center_crop, "version": PIXELS_VERSION},
         remove_columns=dataset.column_names,
         features=Features({"pixels": Value("binary"), "problem": Value("string")}),
         num_proc=num_workers or None,
@@ -239,29 +256,30 @@ def seeded_generator(*key: int) -> torch.Generator:
 class BatchSampler:
     """Which pictures make up the global batch of an optimizer step, as a function of (seed, step) alone.
 
-    Every pass visits the pictures in a new order; the last partial batch is dropped. A resumed run and a run on another
-    number of processes therefore see the same batches.
+    An epoch is `repeats` passes one after the other, each in a new order, cut into batches; the last partial batch is dropped.
+    A resumed run and a run on another number of processes therefore see the same batches.
     """
 
-    _PURPOSE = 0  # keeps this stream apart from others made of the same seed
-
-    def __init__(self, num_images: int, batch_size: int, seed: int):
-        if num_images < batch_size:
+    def __init__(self, num_images: int, batch_size: int, seed: int, repeats: int = 1):
+        if num_images * repeats < batch_size:
             raise ValueError(
-                f"There are only {num_images} pictures, fewer than one batch of {batch_size}: lower `train_batch_size`."
+                f"{repeats} passes over {num_images} pictures are fewer than one batch of {batch_size}: lower `train_batch_size`."
             )
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
-        self.batches_per_pass = num_images // batch_size
-        self._pass, self._order = -1, None
+        self.repeats = repeats
+        self.batches_per_epoch = num_images * repeats // batch_size
+        self._epoch, self._order = -1, None
 
     def __call__(self, step: int) -> torch.Tensor:
         """Indices of the pictures of step `step` (counted from 0), shape (batch_size,)."""
-        current_pass, position = divmod(step, self.batches_per_pass)
-        if current_pass != self._pass:
-            generator = seeded_generator(self.seed, self._PURPOSE, current_pass)
-            self._pass, self._order = current_pass, torch.randperm(self.num_images, generator=generator)
+        epoch, position = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch:
+            passes = range(epoch * self.repeats, (epoch + 1) * self.repeats)
+            generators = [seeded_generator(self.seed, _ORDER, number) for number in passes]
+            self._epoch = epoch
+            self._order = torch.cat([torch.randperm(self.num_images, generator=generator) for generator in generators])
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
 

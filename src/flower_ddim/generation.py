@@ -36,8 +36,11 @@ def generate_folder(
     Raises:
         ValueError: if the folder holds images made with other options, or a number is out of range.
     """
-    if num_images < 1 or batch_size < 1:
-        raise ValueError(f"`num_images` = {num_images} and `batch_size` = {batch_size} must be at least 1.")
+    if min(num_images, batch_size, num_inference_steps) < 1 or not 0 <= eta <= 1:
+        raise ValueError(
+            f"`num_images` = {num_images}, `batch_size` = {batch_size} and `num_inference_steps` = {num_inference_steps} must be "
+            f"at least 1, and `eta` = {eta} must lie in [0, 1]."
+        )
     output_dir = Path(output_dir)
     options = {"model": str(model), "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
     accelerator = Accelerator()
@@ -72,7 +75,9 @@ def _claim_folder(output_dir: Path, options: dict):
     path = output_dir / OPTIONS_FILE
     if not path.exists():
         output_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(options, indent=2) + "\n")
+        unfinished = path.with_name(f".{path.name}")
+        unfinished.write_text(json.dumps(options, indent=2) + "\n")
+        os.replace(unfinished, path)
     earlier = json.loads(path.read_text())
     if earlier != options:
         raise ValueError(f"{output_dir} holds images made with {earlier}, not with {options}: name another folder.")

@@ -187,7 +187,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             pred_original_sample = pred_original_sample.clamp(-limit, limit)
             pred_noise = (sample - signal_rate * pred_original_sample) / noise_rate
 
-        # 3. σ_t(η) of equation (16), with (1 - ᾱ_t/ᾱ_{t'}) written as a difference that does not cancel
+        # 3. σ_t(η) of equation (16)
         std_dev = 0.0
         if eta > 0:
             one_step_variance = 1 - (signal_rate / prev_signal_rate) ** 2

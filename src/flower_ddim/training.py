@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -14,8 +13,6 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
-from diffusers.utils import make_image_grid
-from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from . import checkpoints
@@ -24,7 +21,7 @@ from .ema import ExponentialMovingAverage
 from .hub import create_repository, upload_pipeline
 from .loss import ZERO_NOISE_LOSS, diffusion_loss, draw
 from .pipeline_flower_ddim import FlowerDDIMPipeline
-from .training_log import MetricsLog, Window, trackable
+from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
 from .training_parts import build_model, describe, load_pictures
 
 
@@ -58,7 +55,7 @@ class Trainer:
             self.pictures = load_pictures(config, self.global_batch, rank, world)
         self.steps_per_epoch = None
         if self.pictures.batches:
-            self.steps_per_epoch = config.dataset_repeats * self.pictures.batches.batches_per_pass
+            self.steps_per_epoch = self.pictures.batches.batches_per_epoch
         self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
 
         unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
@@ -123,6 +120,8 @@ class Trainer:
             checkpoints.read_checkpoint(self.checkpoint, self._load_state)
             logger.info(f"Going on from {self.checkpoint}.")
         if self.accelerator.is_main_process:
+            if self.checkpoint and self.checkpoint.parent.resolve() == self.output_dir.resolve():
+                checkpoints.set_later_checkpoints_aside(self.checkpoint)
             self.metrics.forget_after(self.step)
             (self.output_dir / "training.yaml").write_text(self.description)
         logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
@@ -134,13 +133,14 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        if self._stop_signal:
+            if self.accelerator.is_main_process and self.metrics.path.exists():
+                plot_loss(self.metrics.path, self.output_dir / "loss.png")
+        if self.step < self.total_steps:
             logger.warning(f"Stopped by signal {self._stop_signal} after step {self.step}; resume with latest.")
             sys.exit(128 + self._stop_signal)
         if self.accelerator.is_main_process:
-            self.pipeline().save_pretrained(self.output_dir)
+            self.save_pipeline()
             self.save_samples(self.output_dir / "samples.png")
-            self._plot_loss()
             if self.repo_id:
                 address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
                 logger.warning(f"The pipeline was uploaded: {address}")
@@ -163,8 +163,10 @@ class Trainer:
             stopping = self._stopping()
             last = self.step == self.total_steps or stopping
             checkpoint_due = last or self.step % self.config.checkpointing_steps == 0
-            if checkpoint_due or self.step % self.config.logging_steps == 0:
-                # Closing the window finds a loss that is not finite, before a checkpoint could keep what caused it.
+            epoch_ended = self.steps_per_epoch is not None and self.step % self.steps_per_epoch == 0
+            report = checkpoint_due or epoch_ended or self.step % self.config.logging_steps == 0
+            if report:
+                # Closing the window finds a loss that is not finite, before anything could keep what caused it.
                 metrics = window.close(self.global_batch)
                 self.log(**metrics, lr=self.learning_rate(self.step - 1))
                 self._warn_of_zero_noise(metrics["loss"])
@@ -172,7 +174,7 @@ class Trainer:
             self._end_of_epoch(last=self.step == self.total_steps)
             if checkpoint_due:
                 self.save_checkpoint()
-            if checkpoint_due or self.step % self.config.logging_steps == 0:
+            if report:
                 window = Window(self.accelerator, self.step)
         bar.close()
 
@@ -188,7 +190,7 @@ class Trainer:
         if self.accelerator.is_main_process and due(self.config.save_images_epochs):
             self.save_samples(self.output_dir / "samples" / f"epoch-{epoch:04}.png")
         if self.accelerator.is_main_process and due(self.config.save_model_epochs):
-            self.pipeline().save_pretrained(self.output_dir)
+            self.save_pipeline()
 
     def training_step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step; returns its loss and the norm of its gradient, without waiting for the device."""
@@ -277,29 +279,19 @@ class Trainer:
         """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
         return FlowerDDIMPipeline(self.ema.averaged if self.config.use_ema else self.raw_unet, self.scheduler)
 
+    def save_pipeline(self):
+        """Writes the pipeline into `output_dir`, in place of an earlier one."""
+        unfinished = self.output_dir / ".pipeline"
+        self.pipeline().save_pretrained(unfinished)
+        checkpoints.replace_files(unfinished, self.output_dir)
+
     def save_samples(self, path: Path):
         """Writes a grid of images, generated from the same noise every time; its metadata says with which weights."""
-        pipeline = self.pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        count = self.config.eval_batch_size
-        generators = [torch.Generator().manual_seed(i) for i in range(count)]
-        images = pipeline(batch_size=count, generator=generators).images
-        columns = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
-        path.parent.mkdir(parents=True, exist_ok=True)
         weights = "the moving average" if self.config.use_ema else "the last weights"
-        metadata = PngInfo()
-        metadata.add_text("Comment", f"generated with {weights} of step {self.step}")
-        make_image_grid(images, rows=columns, cols=count // columns).save(path, pnginfo=metadata)
-        self._show_images(f"samples of {weights}", images)
-
-    def _show_images(self, title: str, images: list):
-        """Gives images to the trackers that take any; each expects another form."""
-        arrays = np.stack([np.asarray(image.convert("RGB")) for image in images])
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({title: arrays}, self.step, dataformats="NHWC")
-            elif tracker.name == "wandb":
-                tracker.log_images({title: images}, self.step)
+        images = sample_grid(
+            self.pipeline(), self.config.eval_batch_size, path, f"generated with {weights} of step {self.step}"
+        )
+        show_images(self.accelerator.trackers, f"samples of {weights}", images, self.step)
 
     def log(self, **values: float):
         """Adds a line to `metrics.jsonl`, the step, the images seen so far and `values`, and tells the tracker."""
@@ -312,6 +304,7 @@ class Trainer:
         unfinished = checkpoints.unfinished_folder(self.output_dir, self.step)
         try:
             self.accelerator.save_state(unfinished / "state")
+            self.accelerator.wait_for_everyone()  # every process has written its part
             if self.accelerator.is_main_process:
                 self.pipeline().save_pretrained(unfinished)
                 if not self.config.use_ema:  # then the pipeline does not hold the average
@@ -320,11 +313,13 @@ class Trainer:
                     "ema_updates": self.ema.num_updates,
                     "global_batch": self.global_batch,
                     "seed": self.config.seed,
+                    "use_ema": self.config.use_ema,
                 }
                 checkpoints.finish_checkpoint(self.output_dir, self.step, state)
                 checkpoints.rotate_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
         except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, whoever meets it
-            checkpoints.discard_unfinished(self.output_dir)
+            if self.accelerator.is_main_process:
+                checkpoints.discard_unfinished(self.output_dir)
             kept = checkpoints.list_checkpoints(self.output_dir)
             good = f"the last good one is {kept[-1]}" if kept else "there is none yet"
             raise OSError(f"The checkpoint of step {self.step} could not be written ({error}); {good}.") from error
@@ -332,23 +327,20 @@ class Trainer:
 
     def _load_state(self, state: dict):
         """Takes over what `save_checkpoint` wrote."""
-        saved = json.loads((self.checkpoint / "unet" / "config.json").read_text())
-        own = json.loads(self.raw_unet.to_json_string())
-        names = (
-            "_class_name",
-            "block_out_channels",
-            "layers_per_block",
-            "in_channels",
-            "noise_embedding_dim",
-            "schedule",
-        )
-        differing = [
-            f"{name} {saved.get(name)} there, {own.get(name)} here"
-            for name in names
-            if saved.get(name) != own.get(name)
-        ]
+        differing = []
+        for part, own in (("unet", self.raw_unet), ("scheduler", self.scheduler)):
+            saved = json.loads((self.checkpoint / part / own.config_name).read_text())
+            own = json.loads(own.to_json_string())
+            names = sorted(
+                name for name in saved.keys() | own.keys() if not name.startswith("_") and name != "trained_betas"
+            )
+            differing += [f"{n} {saved.get(n)} there, {own.get(n)} here" for n in names if saved.get(n) != own.get(n)]
+        if state["use_ema"] != self.config.use_ema:
+            differing.append(f"use_ema {state['use_ema']} there, {self.config.use_ema} here")
         if differing:
-            raise ValueError(f"The checkpoint {self.checkpoint} is of another network: {'; '.join(differing)}.")
+            raise ValueError(
+                f"The checkpoint {self.checkpoint} is of another network or other pictures: {'; '.join(differing)}."
+            )
         for name, value in (("global_batch", self.global_batch), ("seed", self.config.seed)):
             if state[name] != value:
                 logger.warning(
@@ -371,27 +363,23 @@ class Trainer:
             checkpoints.discard_unfinished(self.output_dir)
             if self.config.overwrite_output_dir:
                 for old in checkpoints.list_checkpoints(self.output_dir):
-                    shutil.rmtree(old)
+                    checkpoints.remove_checkpoint(old)
                 self.metrics.path.unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
-
-    def _plot_loss(self):
-        try:
-            from .figures import loss_curve
-        except ModuleNotFoundError as error:
-            logger.warning(f"No loss curve was drawn ({error}): pip install 'flower-ddim[figures]'.")
-            return
-        loss_curve([self.metrics.path]).savefig(self.output_dir / "loss.png")
 
     def _on_signal(self, number, _):
         self._stop_signal = number
 
     def _stopping(self) -> bool:
         """Whether any process was told to stop: all must leave after the same step."""
+        number = self._stop_signal or 0
         if self.accelerator.num_processes > 1:
-            own = torch.tensor([self._stop_signal or 0], device=self.accelerator.device)
-            self._stop_signal = int(self.accelerator.gather(own).max()) or None
-        return self._stop_signal is not None
+            own = torch.tensor([number], device=self.accelerator.device)
+            number = int(self.accelerator.gather(own).max())
+        # A signal that arrives while the others are asked must not be forgotten, nor make this process leave before them.
+        if number:
+            self._stop_signal = number
+        return number > 0
 
     def _warn_of_zero_noise(self, loss: float):
         is_baseline = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"

@@ -1,14 +1,26 @@
 """What a training run reports: numbers by step, in a file that survives interruptions."""
 
 import json
+import math
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.tracking import GeneralTracker
+from diffusers.utils import make_image_grid
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .config import TrainingConfig
+from .pipeline_flower_ddim import FlowerDDIMPipeline
+
+
+logger = get_logger(__name__)
 
 
 class MetricsLog:
@@ -26,7 +38,9 @@ class MetricsLog:
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            unfinished = self.path.with_name(f".{self.path.name}")
+            unfinished.write_text("".join(line + "\n" for line in kept))
+            os.replace(unfinished, self.path)
 
 
 class Window:
@@ -73,3 +87,36 @@ def trackable(config: TrainingConfig) -> dict:
     """The options as a tracker takes them: scalars, and no token."""
     options = {name: value for name, value in asdict(config).items() if name != "hub_token"}
     return {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in options.items()}
+
+
+def sample_grid(pipeline: FlowerDDIMPipeline, count: int, path: Path, comment: str) -> list[Image.Image]:
+    """Writes a grid of images with the seeds 0, 1, …, and `comment` in its metadata; returns the images."""
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(i) for i in range(count)]
+    images = pipeline(batch_size=count, generator=generators).images
+    rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+    metadata = PngInfo()
+    metadata.add_text("Comment", comment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_image_grid(images, rows=rows, cols=count // rows).save(path, pnginfo=metadata)
+    return images
+
+
+def show_images(trackers: list[GeneralTracker], title: str, images: list[Image.Image], step: int):
+    """Gives images to the trackers that take any; each expects another form."""
+    for tracker in trackers:
+        if tracker.name == "tensorboard":
+            arrays = np.stack([np.asarray(image.convert("RGB")) for image in images])
+            tracker.log_images({title: arrays}, step, dataformats="NHWC")
+        elif tracker.name == "wandb":
+            tracker.log_images({title: images}, step)
+
+
+def plot_loss(metrics: Path, path: Path):
+    """Draws the loss curve, where matplotlib is installed."""
+    try:
+        from .figures import loss_curve
+    except ModuleNotFoundError as error:
+        logger.warning(f"No loss curve was drawn ({error}): pip install 'flower-ddim[figures]'.")
+        return
+    loss_curve([metrics]).savefig(path)

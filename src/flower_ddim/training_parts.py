@@ -1,5 +1,6 @@
 """What a training run is put together from: pictures and network, as the options say."""
 
+import copy
 import logging
 from dataclasses import asdict, dataclass
 
@@ -52,7 +53,7 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
     if config.streaming:
         logger.warning(
             f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
-            "and a resumed run does not see the pictures in the same order."
+            "and a resumed run begins the stream anew."
         )
         stream = StreamedImages(train, config.resolution, config.center_crop, config.seed, rank, world)
         return Pictures(None, None, stream, None, stream.channels, *stream.statistics)
@@ -61,7 +62,8 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
             validation = splits[config.validation_split]
         else:
             train, validation = split_train_validation(train, config.validation_fraction, config.seed)
-    batches = BatchSampler(len(train), global_batch, config.seed)  # before any work: it may find the data too small
+    sampling = {"batch_size": global_batch, "seed": config.seed, "repeats": config.dataset_repeats}
+    batches = BatchSampler(len(train), **sampling)  # before any work: it may find the data too small
 
     def decode(dataset):
         return decode_images(
@@ -70,7 +72,7 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
 
     images = decode(train)
     if len(images) != len(train):
-        batches = BatchSampler(len(images), global_batch, config.seed)
+        batches = BatchSampler(len(images), **sampling)
     validation = decode(validation) if validation is not None else None
     return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics())
 
@@ -96,7 +98,11 @@ def build_model(
         scheduler = None
     if unet.config.in_channels < channels:
         raise ValueError(f"The pictures have {channels} channels, but the network has {unet.config.in_channels}.")
+    # A network of three channels is given grey pictures as coloured ones.
+    statistics = {name: values * (unet.config.out_channels // len(values)) for name, values in statistics.items()}
     unet.register_to_config(sample_size=config.resolution, **statistics)
+    if isinstance(unet, FlowerUNet2DModel):
+        unet.check_config()
     if scheduler is None:
         names = ("schedule", "min_signal_rate", "max_signal_rate", "num_train_timesteps")
         shared = {name: unet.config[name] for name in names if unet.config.get(name) is not None}
@@ -122,8 +128,9 @@ def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, gl
     """The resolved options, as YAML without the token, and the size of the task."""
     options = {name: value for name, value in asdict(config).items() if name != "hub_token"}
     sample = torch.zeros(1, unet.config.in_channels, config.resolution, config.resolution)
+    counted = copy.deepcopy(unet).eval()  # in training mode a forward pass would leave its mark on the statistics
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        unet(sample, 0)
+        counted(sample, 0)
     size = {
         "parameters": sum(p.numel() for p in unet.parameters()),
         "gflop_per_image_forward": round(counter.get_total_flops() / 1e9, 3),

@@ -134,7 +134,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         image_std: float | Sequence[float] = 0.5,
     ):
         super().__init__()
-        self._check_config()
+        self.check_config()
         self.schedule = DiffusionSchedule(schedule, min_signal_rate, max_signal_rate, num_train_timesteps)
 
         *widths, bottleneck = block_out_channels
@@ -155,7 +155,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         self.conv_out = nn.Conv2d(channels, out_channels, kernel_size=1)
         self._initialize()
 
-    def _check_config(self):
+    def check_config(self):
+        """Raises a ValueError for sizes in the configuration that do not fit together, naming the argument."""
         config = self.config
         sizes = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
         factor = 2 ** (len(config.block_out_channels) - 1)
@@ -234,7 +235,11 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
 
     def predict(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """The network proper: (B, in_channels, H, W) noisy images and (B, noise_embedding_dim) embeddings to predictions."""
-        hidden_states = self.conv_in(sample.contiguous(memory_format=torch.channels_last))
+        # The pictures take on the layout of the weights, which tells nothing in the 1×1 convolution that they meet first.
+        kernel = self.mid_blocks[0].conv1.weight
+        is_channels_last = kernel.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_channels_last else torch.contiguous_format
+        hidden_states = self.conv_in(sample.contiguous(memory_format=layout))
         embedding = embedding.to(hidden_states.dtype)[:, :, None, None]
         hidden_states = torch.cat([hidden_states, embedding.expand(-1, -1, *hidden_states.shape[-2:])], dim=1)
         skips = []
