@@ -71,18 +71,40 @@ def run_script():
     return run
 
 
+def _two(command):
+    """The command line and environment of two processes that find each other over the loopback."""
+    # `accelerate launch --cpu` starts several processes only through MPI; torchrun needs nothing but PyTorch.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return [*torchrun, *map(str, command)], os.environ | {"ACCELERATE_USE_CPU": "true"}
+
+
 @pytest.fixture(scope="session")
 def launch_two():
-    """Runs a script in two processes that find each other over the loopback."""
+    """Runs a script in two processes."""
 
     def launch(*command):
-        # `accelerate launch --cpu` starts several processes only through MPI; torchrun needs nothing but PyTorch.
-        arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        arguments, environment = _two(command)
         completed = subprocess.run(
-            [*arguments, *map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
+            arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
         )
         assert completed.returncode == 0, completed.stderr
         return completed
 
     return launch
+
+
+@pytest.fixture
+def start_two():
+    """Starts a script in two processes, without waiting for them; nothing of them is left after the test."""
+    started = []
+
+    def start(*command):
+        arguments, environment = _two(command)
+        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+        started.append(subprocess.Popen(arguments, env=environment, **output))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()

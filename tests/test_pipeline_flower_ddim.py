@@ -246,9 +246,10 @@ def test_eta_needs_a_scheduler_that_has_it(pipe):
         pipe(eta=0.5)
 
 
-def test_unet_and_scheduler_must_agree_on_the_schedule(pipe):
-    pipe.scheduler = FlowerDDIMScheduler(schedule="linear")
-    with pytest.raises(ValueError, match="schedule='offset_cosine'"):
+@pytest.mark.parametrize("scheduler", [FlowerDDIMScheduler(schedule="linear"), DDIMScheduler()], ids=["ours", "stock"])
+def test_unet_and_scheduler_must_agree_on_the_schedule(pipe, scheduler):
+    pipe.scheduler = scheduler
+    with pytest.raises(ValueError, match="another noise schedule, .*offset_cosine"):
         pipe()
 
 
@@ -296,14 +297,16 @@ def test_the_shipped_model_paints_pictures(shipped):
     assert (images.mean((0, 2, 3)) - means).abs().max() < 0.2
 
 
-# Root mean square distance of 8 images, as fractions of the range of pixels, from what 100 DDIM steps make of the same noise.
 @pytest.mark.parametrize(
     "stock, bound",
     [
-        (DDIMScheduler, 0.2),
-        (EulerDiscreteScheduler, 0.2),
-        (DPMSolverMultistepScheduler, 0.2),
-        (UniPCMultistepScheduler, 0.2),
+        # Root mean square distance of 4 images, as a fraction of the range of pixels, from what 100 DDIM steps make of the same
+        # noise; measured 0.024, 0.024, 0.017, 0.011 and, because it adds noise, 0.26. Other images are 0.33 away.
+        (DDIMScheduler, 0.05),
+        (EulerDiscreteScheduler, 0.05),
+        (DPMSolverMultistepScheduler, 0.035),
+        (UniPCMultistepScheduler, 0.025),
+        (DDPMScheduler, 0.3),
     ],
 )
 def test_the_shipped_model_paints_the_same_with_other_solvers(shipped, stock, bound):
@@ -311,6 +314,15 @@ def test_the_shipped_model_paints_the_same_with_other_solvers(shipped, stock, bo
     expected = shipped(latents=latents, num_inference_steps=100, output_type="pt").images
     other = FlowerDDIMPipeline(shipped.unet, stock.from_config(shipped.scheduler.config))
     other.set_progress_bar_config(disable=True)
-    images = other(latents=latents, output_type="pt").images
-    print(stock.__name__, (images - expected).square().mean().sqrt())
-    assert (images - expected).square().mean().sqrt() < bound
+    images = other(latents=latents, generator=seeds(1)[0], output_type="pt").images
+    distance = (images - expected).square().mean().sqrt()
+    others = (expected.roll(1, 0) - expected).square().mean().sqrt()
+    print(stock.__name__, distance, others)
+    assert distance < bound < others
+
+
+def test_swapping_the_scheduler_warns_of_nothing(shipped, caplog):
+    caplog.set_level("WARNING", logger="diffusers")
+    for stock in (DDIMScheduler, DPMSolverMultistepScheduler):
+        stock.from_config(shipped.scheduler.config)
+    assert "not expected" not in caplog.text

@@ -100,15 +100,11 @@ def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(
     parts = [trainer.batch(5, part) for part in range(4)]
     for i, tensor in enumerate(whole):
         assert torch.equal(torch.cat([part[i] for part in parts]), tensor)
-    losses = [
-        metrics(
-            train_here(
-                runs / f"of-{size}", train_batch_size=size, max_train_steps=1, gradient_accumulation_steps=16 // size
-            )
-        )[1]
-        for size in (16, 4)
-    ]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-6)  # no noise is predicted yet, whatever BatchNorm sees
+    first = []
+    for size in (16, 4):
+        options = {"train_batch_size": size, "gradient_accumulation_steps": 16 // size, "max_train_steps": 1}
+        first.append(metrics(train_here(runs / f"parts-of-{size}", **options))[1])
+    assert first[1] == pytest.approx(first[0], abs=1e-6)  # no noise is predicted yet, whatever BatchNorm sees
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

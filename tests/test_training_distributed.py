@@ -1,11 +1,16 @@
 """Two processes with half the batch each against one process with all of it."""
 
+import signal
+import time
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT
 from distributed_worker import run
 from training_runs import metrics, train_here, words
+
+from flower_ddim.checkpoints import list_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +66,20 @@ def test_a_run_of_two_processes_goes_on_in_one(launch_two, tmp_path_factory):
         output_dir, train_batch_size=16, validation_epochs=1, max_train_steps=10, resume_from_checkpoint="latest"
     )
     assert list(metrics(output_dir)) == list(range(1, 11))
+
+
+def test_two_processes_told_to_stop_leave_after_the_same_step(start_two, tmp_path_factory):
+    """torchrun passes the signal on to both, which are in the middle of asking each other at most moments."""
+    output_dir = tmp_path_factory.mktemp("stopped") / "run"
+    options = words(output_dir, train_batch_size=8, max_train_steps=100_000, checkpointing_steps=100_000)
+    process = start_two(ROOT / "scripts" / "train.py", *options)
+    deadline = time.monotonic() + 240
+    while not (output_dir / "metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=120)
+    (checkpoint,) = list_checkpoints(output_dir)
+    last = max(metrics(output_dir))
+    assert checkpoint.name == f"checkpoint-{last}"
+    train_here(output_dir, train_batch_size=16, max_train_steps=last + 1, resume_from_checkpoint="latest")

@@ -86,10 +86,14 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         self.alphas_cumprod = self.schedule.alphas_cumprod().float()
         self.final_alpha_cumprod = torch.tensor(1.0)
 
-        # `from_config` of another class drops what is listed as left at its default here and takes that class's default
-        # instead; the arguments that the stock schedulers share must not be dropped.
-        own_arguments = ("schedule", "min_signal_rate", "max_signal_rate")
-        left_at_default = [name for name in self.config.get("_use_default_values", []) if name in own_arguments]
+        # `from_config` of another class drops what is listed as left at its default here and takes that class's default instead.
+        # The arguments that the stock schedulers share must not be dropped; ours should be, or they would be warned about.
+        names = {"schedule": "name", "min_signal_rate": "min_signal_rate", "max_signal_rate": "max_signal_rate"}
+        left_at_default = [
+            argument
+            for argument, field in names.items()
+            if getattr(self.schedule, field) == getattr(DiffusionSchedule, field)
+        ]
         self.register_to_config(
             trained_betas=self.schedule.betas().tolist(),
             _use_default_values=left_at_default,
