@@ -29,17 +29,19 @@ lint-check: $(VENV)/.installed-dev            ## check the code and its format, 
 clean:            ## remove what the other targets made
 	rm -rf $(VENV) flowers.png
 
-$(VENV)/bin/python:
+# A stamp, since python itself is there even where making the environment has failed half-way.
+$(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
+	touch $@
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) '.[test]'
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) '.[dev]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
