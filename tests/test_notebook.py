@@ -1,5 +1,7 @@
 """The notebook runs from its first to its last cell, and shows what it talks about."""
 
+import re
+
 import nbformat
 import pytest
 from conftest import ROOT
@@ -18,7 +20,9 @@ def test_notebook_runs_and_every_figure_appears():
             shown = [output for output in cell.outputs if "image/png" in output.get("data", {})]
             assert len(shown) == 1, cell.source
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "power       tensor([1.0000, 1.0000, 1.0000])" in printed
+    assert re.search(
+        r"power +tensor\(\[1\.0*, 1\.0*, 1\.0*\]\)", printed
+    )  # exact ones are printed without their zeros
 
 
 def test_notebook_is_kept_without_results():
