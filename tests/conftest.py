@@ -38,6 +38,20 @@ def make_unet(**config):
     return unet.eval()
 
 
+def make_stock_unet():
+    """A small U-Net of diffusers, for 16×16 pixels."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        sample_size=16,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+    )
+
+
 @pytest.fixture
 def unet():
     return make_unet()

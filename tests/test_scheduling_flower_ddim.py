@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
+from conftest import make_stock_unet
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
-    UNet2DModel,
     UniPCMultistepScheduler,
 )
 
@@ -247,14 +247,7 @@ def test_other_solvers_reach_the_same_images(stock, bound):
 
 def test_our_scheduler_drives_a_stock_unet():
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-    )
+    unet = make_stock_unet()
     pipe = FlowerDDIMPipeline(unet, FlowerDDIMScheduler())
     pipe.set_progress_bar_config(disable=True)
     images = pipe(batch_size=2, num_inference_steps=7, output_type="pt", generator=torch.manual_seed(0)).images

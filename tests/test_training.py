@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import FLOWERS, make_unet
+from conftest import FLOWERS, make_stock_unet, make_unet
 from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -185,14 +185,7 @@ def test_grey_pictures_make_a_grey_model(runs):
 
 
 def test_a_stock_unet_trains_too(runs):
-    UNet2DModel(
-        sample_size=16,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-    ).save_config(runs / "stock-config")
+    make_stock_unet().save_config(runs / "stock-config")
     options = {"model_config_name_or_path": str(runs / "stock-config"), "block_out_channels": None}
     folder = train_here(runs / "stock", **options, layers_per_block=None)
     pipe = FlowerDDIMPipeline.from_pretrained(folder)
