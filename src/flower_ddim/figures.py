@@ -168,6 +168,8 @@ def interpolation(
 
 def real_interpolation(pipe: DiffusionPipeline, images, num_images: int = 9) -> Figure:
     """Ways from one real image to another through the noise that `invert` finds, three strips for each pair of images."""
+    if len(images) < 2 or len(images) % 2:
+        raise ValueError(f"{len(images)} images make no pairs: give an even number of them.")
     noises = pipe.invert(images)
     strips, labels = [], []
     for a, b in noises.split(2):
@@ -282,7 +284,7 @@ def save_animation(
     """Writes frames as a GIF or WebP that repeats for ever, enlarged to `size` pixels of height where that is given.
 
     Raises:
-        ValueError: if the name ends neither in .gif nor in .webp, or the frames would never change.
+        ValueError: if the name ends neither in .gif nor in .webp, or the speed is not positive.
     """
     if frames_per_second <= 0:
         raise ValueError(f"`frames_per_second` is {frames_per_second}, but must be positive.")
