@@ -122,3 +122,16 @@ def start_two():
     for process in started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def tiny_extractor(tmp_path_factory):
+    """Folder of a small vision transformer with random weights, a feature extractor of 16 features."""
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    folder = tmp_path_factory.mktemp("extractor")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    return str(folder)

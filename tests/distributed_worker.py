@@ -30,7 +30,7 @@ def run(out: Path, batch_size: int):
         trainer = Trainer(TrainingConfig(**options, random_flip=True))
         if statistics == "frozen":
             freeze_statistics(trainer.raw_unet)
-        batches = [trainer.batch(step, 0) for step in range(STEPS)]
+        batches = [trainer.batches.training(step, 0) for step in range(STEPS)]
         trainer.train()
         rank = trainer.accelerator.process_index
         torch.save({"batches": batches, "ema": trainer.ema.averaged.state_dict()}, out / f"{statistics}-{rank}.pt")

@@ -93,11 +93,11 @@ def test_the_learning_rate_follows_the_optimizer_step_also_with_accumulation(run
 
 
 def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(runs):
-    whole = Trainer(small_config(runs / "one-pass", random_flip=True)).batch(5, 0)
+    whole = Trainer(small_config(runs / "one-pass", random_flip=True)).batches.training(5, 0)
     trainer = Trainer(
         small_config(runs / "four-parts", random_flip=True, train_batch_size=4, gradient_accumulation_steps=4)
     )
-    parts = [trainer.batch(5, part) for part in range(4)]
+    parts = [trainer.batches.training(5, part) for part in range(4)]
     for i, tensor in enumerate(whole):
         assert torch.equal(torch.cat([part[i] for part in parts]), tensor)
     first = []

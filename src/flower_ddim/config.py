@@ -40,6 +40,13 @@ class TrainingConfig:
     )
     validation_fraction: float = option(0.1, "The part of train that is set aside where there is no such split.")
     validation_epochs: int = option(1, "Epochs between validations; 0 never validates and trains on all pictures.")
+    eval_kid_epochs: int = option(
+        0, "Epochs between measurements of KID, the best of which is kept in output_dir/best; 0 measures none."
+    )
+    eval_kid_images: int = option(500, "Images that are generated for a KID.")
+    eval_kid_extractor: str = option(
+        "efficientnet_lite0", "Network for KID's features: efficientnet_lite0, inception, or one of transformers."
+    )
 
     # Output
     output_dir: str = option(
@@ -119,9 +126,11 @@ class TrainingConfig:
         positive = (
             "resolution eval_batch_size logging_steps checkpointing_steps train_batch_size num_epochs dataset_repeats"
         )
+        self._check_at_least(2, "eval_kid_images")
         self._check_at_least(1, *positive.split(), "gradient_accumulation_steps", "max_train_steps")
         not_negative = (
-            "validation_epochs save_images_epochs save_model_epochs lr_warmup_steps dataloader_num_workers seed"
+            "validation_epochs eval_kid_epochs save_images_epochs save_model_epochs lr_warmup_steps "
+            "dataloader_num_workers seed"
         )
         self._check_at_least(0, *not_negative.split(), "learning_rate", "adam_weight_decay", "checkpoints_total_limit")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
@@ -152,6 +161,8 @@ class TrainingConfig:
             )
         if self.ema_inv_gamma != 1.0 and self.ema_power is None:
             raise ValueError("`ema_inv_gamma` belongs to the warm-up of the average: give `ema_power` too.")
+        if self.eval_kid_epochs and not self.validation_epochs:
+            raise ValueError("`eval_kid_epochs` needs validation pictures: give `--validation_epochs 1` or more.")
         if self.streaming and self.validation_epochs:
             raise ValueError(
                 "`streaming` reads the data once through and cannot set some aside: give `--validation_epochs 0`."

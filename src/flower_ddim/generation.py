@@ -2,8 +2,11 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
@@ -55,8 +58,7 @@ def generate_folder(
     ) as bar:
         for start in range(0, len(missing), batch_size):
             numbers = missing[start : start + batch_size]
-            generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
-            images = pipe(len(numbers), generator=generators, num_inference_steps=num_inference_steps, eta=eta).images
+            images = generate_numbers(pipe, numbers, seed, num_inference_steps=num_inference_steps, eta=eta)
             for i, image in zip(numbers, images, strict=True):
                 unfinished = output_dir / f".{i:06}.png"
                 image.save(unfinished)
@@ -64,6 +66,14 @@ def generate_folder(
             bar.update(len(numbers))
     accelerator.wait_for_everyone()
     return output_dir
+
+
+def generate_numbers(
+    pipe: FlowerDDIMPipeline, numbers: Sequence[int], seed: int, **options
+) -> list[PIL.Image.Image] | np.ndarray | torch.Tensor:
+    """The images `numbers` of the endless sequence that begins at `seed`; `options` are the pipeline's."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
+    return pipe(len(numbers), generators, **options).images
 
 
 def _image_path(output_dir: Path, number: int) -> Path:

@@ -33,17 +33,39 @@ def diffusion_loss(
     Returns:
         The mean over batch and pixels, a scalar; computed in float32 whatever the network computes in.
     """
+    prediction, target = _prediction_and_target(unet, scheduler, images, noise, diffusion_time)
+    error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
+    return error(prediction, target)
+
+
+def velocity_errors(
+    unet: torch.nn.Module,
+    scheduler: FlowerDDIMScheduler,
+    images: torch.Tensor,
+    noise: torch.Tensor,
+    diffusion_time: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared error of the velocity √ᾱ·ε - √(1-ᾱ)·x_0 for each image, (B,); arguments: [`diffusion_loss`].
+
+    Whatever the network predicts, its error in noise, image and velocity differ by factors alone (Salimans and Ho 2022, appendix D),
+    and that of the velocity is of the same order at all noise levels: networks of different kinds can be compared.
+    """
+    prediction, target = _prediction_and_target(unet, scheduler, images, noise, diffusion_time)
+    signal_rate, noise_rate = scheduler.schedule.rates(diffusion_time)
+    scale = {"epsilon": signal_rate, "sample": noise_rate}.get(scheduler.config.prediction_type, torch.ones(()))
+    return ((prediction - target) ** 2).mean((1, 2, 3)) / scale**2
+
+
+def _prediction_and_target(unet, scheduler, images, noise, diffusion_time) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the network predicts for noisy images, in float32, and what it should."""
     timesteps = scheduler.schedule.timestep(diffusion_time)
     noisy_images = scheduler.add_noise(images, noise, timesteps)
     prediction = unet(noisy_images, timesteps, return_dict=False)[0].float()
     if scheduler.config.prediction_type == "epsilon":
-        target = noise
-    elif scheduler.config.prediction_type == "sample":
-        target = images
-    else:
-        target = scheduler.get_velocity(images, noise, timesteps)
-    error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
-    return error(prediction, target)
+        return prediction, noise
+    if scheduler.config.prediction_type == "sample":
+        return prediction, images
+    return prediction, scheduler.get_velocity(images, noise, timesteps)
 
 
 def draw(shape: tuple[int, ...], *keys: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

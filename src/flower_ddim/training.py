@@ -2,12 +2,12 @@
 
 import json
 import math
+import shutil
 import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
@@ -19,15 +19,15 @@ from . import checkpoints
 from .config import TrainingConfig
 from .ema import ExponentialMovingAverage
 from .hub import create_repository, upload_pipeline
-from .loss import ZERO_NOISE_LOSS, diffusion_loss, draw
+from .loss import ZERO_NOISE_LOSS, diffusion_loss
 from .pipeline_flower_ddim import FlowerDDIMPipeline
+from .training_batches import Batches
+from .training_evaluation import KidWatch
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
 from .training_parts import build_model, describe, load_pictures
 
 
 logger = get_logger(__name__)
-
-_TRAINING, _VALIDATION = 1, 2  # keep their noise apart from each other and from other streams made of the same seed
 
 
 class Trainer:
@@ -61,6 +61,9 @@ class Trainer:
         unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
         self.description = describe(config, unet, self.total_steps, self.global_batch)
         self._prepare(unet)
+        self.kid_watch = None
+        if config.eval_kid_epochs:
+            self.kid_watch = KidWatch(config, self.accelerator, self.pictures.validation)
         self.repo_id = None
         if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
             repo_id = config.hub_model_id or self.output_dir.name
@@ -96,10 +99,8 @@ class Trainer:
         ).lr_lambdas[0]
         self.raw_unet = unet
         self.unet, self.optimizer = self.accelerator.prepare(unet, optimizer)
-        self._mean, self._std = (
-            torch.as_tensor(unet.config.get(name, 0.5), device=device).reshape(1, -1, 1, 1)
-            for name in ("image_mean", "image_std")
-        )
+        statistics = (unet.config.get(name, 0.5) for name in ("image_mean", "image_std"))
+        self.batches = Batches(config, self.accelerator, self.pictures, unet.config.in_channels, *statistics)
 
     def _check_output_dir(self):
         """Refuses to mix two trainings in one folder."""
@@ -139,7 +140,7 @@ class Trainer:
             logger.warning(f"Stopped by signal {self._stop_signal} after step {self.step}; resume with latest.")
             sys.exit(128 + self._stop_signal)
         if self.accelerator.is_main_process:
-            self.save_pipeline()
+            self.save_pipeline(self.output_dir)
             self.save_samples(self.output_dir / "samples.png")
             if self.repo_id:
                 address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
@@ -163,41 +164,56 @@ class Trainer:
             stopping = self._stopping()
             last = self.step == self.total_steps or stopping
             checkpoint_due = last or self.step % self.config.checkpointing_steps == 0
-            epoch_ended = self.steps_per_epoch is not None and self.step % self.steps_per_epoch == 0
-            report = checkpoint_due or epoch_ended or self.step % self.config.logging_steps == 0
+            epoch = self._ended_epoch()
+            report = checkpoint_due or epoch or self.step % self.config.logging_steps == 0
             if report:
                 # Closing the window finds a loss that is not finite, before anything could keep what caused it.
                 metrics = window.close(self.global_batch)
                 self.log(**metrics, lr=self.learning_rate(self.step - 1))
                 self._warn_of_zero_noise(metrics["loss"])
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", images=f"{metrics['images_per_second']:.1f}/s")
-            self._end_of_epoch(last=self.step == self.total_steps)
+            self._evaluate(epoch, last=self.step == self.total_steps)
             if checkpoint_due:
                 self.save_checkpoint()
             if report:
                 window = Window(self.accelerator, self.step)
         bar.close()
 
-    def _end_of_epoch(self, last: bool):
+    def _ended_epoch(self) -> int:
+        """Number of the epoch that this step has ended, counted from 1, or 0."""
+        epoch, into_epoch = divmod(self.step, self.steps_per_epoch) if self.steps_per_epoch else (0, 0)
+        return 0 if into_epoch else epoch
+
+    def _evaluate(self, epoch: int, last: bool):
         """Validates, and writes samples and the pipeline, where an epoch has ended that asks for it."""
-        epoch, into_epoch = divmod(self.step, self.steps_per_epoch) if self.steps_per_epoch else (0, 1)
 
         def due(every: int) -> bool:
-            return every > 0 and into_epoch == 0 and epoch % every == 0
+            return every > 0 and epoch > 0 and epoch % every == 0
 
         if self.pictures.validation and (due(self.config.validation_epochs) or last):
             self.log(**self.validate())
+        if self.kid_watch and (due(self.config.eval_kid_epochs) or last):
+            self._measure_kid()
         if self.accelerator.is_main_process and due(self.config.save_images_epochs):
             self.save_samples(self.output_dir / "samples" / f"epoch-{epoch:04}.png")
         if self.accelerator.is_main_process and due(self.config.save_model_epochs):
-            self.save_pipeline()
+            self.save_pipeline(self.output_dir)
+
+    def _measure_kid(self):
+        """Logs the KID; the pipeline of the lowest one is kept in `output_dir/best`."""
+        measured = self.kid_watch(self.pipeline())
+        if self.accelerator.is_main_process:
+            is_best = measured["kid"] < min(self.metrics.values("kid"), default=math.inf)
+            if is_best:
+                self.save_pipeline(self.output_dir / "best")
+        self.log(**measured)
 
     def training_step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step; returns its loss and the norm of its gradient, without waiting for the device."""
         accumulation = self.config.gradient_accumulation_steps
         losses = []
         for part in range(accumulation):
-            images, noise, diffusion_time = self.batch(self.step, part)
+            images, noise, diffusion_time = self.batches.training(self.step, part)
             synchronise = part == accumulation - 1 or self.accelerator.num_processes == 1
             with nullcontext() if synchronise else self.accelerator.no_sync(self.unet):
                 loss = diffusion_loss(self.unet, self.scheduler, images, noise, diffusion_time, self.config.loss)
@@ -217,32 +233,6 @@ class Trainer:
         """Learning rate of the optimizer step `step`, counted from 0."""
         return self.config.learning_rate * self._lr_factor(step)
 
-    def batch(self, step: int, part: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """This process's standardised images, noise and times of one forward pass: of `part` of the optimizer step `step`."""
-        size, accelerator = self.config.train_batch_size, self.accelerator
-        first = (part * accelerator.num_processes + accelerator.process_index) * size
-        positions = range(first, first + size)
-        if self.pictures.stream:
-            pixels = self.pictures.stream.next_batch(size)
-        else:
-            pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
-        keys = [(self.config.seed, _TRAINING, step, position) for position in positions]
-        return self._to_device(pixels, keys, flip=self.config.random_flip)
-
-    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool = False):
-        """Standardised images, and the noise, times and coins of their keys, on the device."""
-        device, channels = self.accelerator.device, self.raw_unet.config.in_channels
-        images = (
-            torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).expand(-1, channels, -1, -1)
-        )
-        noise, diffusion_time, coin = draw(tuple(images.shape[1:]), *keys)
-        images = (images / 255 - self._mean) / self._std
-        if flip:
-            images = torch.where(coin.to(device)[:, None, None, None], images.flip(-1), images)
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        noise = noise.to(device, memory_format=layout, non_blocking=True)
-        return images.contiguous(memory_format=layout), noise, diffusion_time.to(device)
-
     def _share_statistics(self):
         """Averages BatchNorm's running statistics over the processes: each has seen its own share of the batch only.
 
@@ -259,14 +249,13 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss on the validation pictures, of the last and of the averaged weights, with the same noise every time."""
         networks = {"validation_loss": self.raw_unet, "validation_loss_ema": self.ema.averaged}
-        world, rank, images = self.accelerator.num_processes, self.accelerator.process_index, self.pictures.validation
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
         sums = torch.zeros(len(networks) + 1, device=self.accelerator.device)
         self.raw_unet.eval()
-        mine = list(range(rank, len(images), world))
+        mine = list(range(rank, len(self.pictures.validation), world))
         for start in range(0, len(mine), self.config.eval_batch_size):
             indices = mine[start : start + self.config.eval_batch_size]
-            keys = [(self.config.seed, _VALIDATION, index) for index in indices]
-            batch = self._to_device(images[indices], keys)
+            batch = self.batches.validation(indices)
             for i, network in enumerate(networks.values()):
                 with self.accelerator.autocast():
                     sums[i] += len(indices) * diffusion_loss(network, self.scheduler, *batch, self.config.loss)
@@ -279,11 +268,11 @@ class Trainer:
         """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
         return FlowerDDIMPipeline(self.ema.averaged if self.config.use_ema else self.raw_unet, self.scheduler)
 
-    def save_pipeline(self):
-        """Writes the pipeline into `output_dir`, in place of an earlier one."""
+    def save_pipeline(self, folder: Path):
+        """Writes the pipeline into `folder`, in place of an earlier one."""
         unfinished = self.output_dir / ".pipeline"
         self.pipeline().save_pretrained(unfinished)
-        checkpoints.replace_files(unfinished, self.output_dir)
+        checkpoints.replace_files(unfinished, folder)
 
     def save_samples(self, path: Path):
         """Writes a grid of images, generated from the same noise every time; its metadata says with which weights."""
@@ -365,6 +354,7 @@ class Trainer:
                 for old in checkpoints.list_checkpoints(self.output_dir):
                     checkpoints.remove_checkpoint(old)
                 self.metrics.path.unlink(missing_ok=True)
+                shutil.rmtree(self.output_dir / "best", ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def _on_signal(self, number, _):

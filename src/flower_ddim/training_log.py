@@ -33,6 +33,11 @@ class MetricsLog:
         with open(self.path, "a") as file:
             file.write(json.dumps(values) + "\n")
 
+    def values(self, name: str) -> list[float]:
+        """All numbers of that name so far."""
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        return [line[name] for line in lines if name in line]
+
     def forget_after(self, step: int):
         """Drops what an interrupted run logged after `step`, and a line it did not finish: the steps will be made again."""
         if self.path.exists():

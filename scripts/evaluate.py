@@ -1,0 +1,171 @@
+"""Measures a model: `evaluate.py reference` once for the real pictures, then `score`, `steps` and `overfitting`.
+
+`accelerate launch scripts/evaluate.py score …` shares the work between processes; the numbers are the same.
+"""
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline
+from flower_ddim.cli import run
+from flower_ddim.documents import replace_block
+from flower_ddim.evaluation import KID_SUBSET_SIZE, Reference, markdown_table, write_json
+from flower_ddim.features import DEFAULT_EXTRACTOR, load_extractor
+from flower_ddim.overfitting import loss_by_noise_level, measure_memorization, memorization_table
+from flower_ddim.scoring import (
+    STEPS,
+    make_reference,
+    quality_against_steps,
+    real_images,
+    score_folder,
+    score_model,
+    steps_table,
+)
+from flower_ddim.solvers import SOLVERS
+
+
+def parse():
+    parser = ArgumentParser(description=__doc__, allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    def verb(name, help):
+        return verbs.add_parser(
+            name, help=help, description=help, formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False
+        )
+
+    def data_options(options):
+        options.add_argument("--data", required=True, help="folder of Parquet files or pictures")
+        options.add_argument("--split", default="validation", help="its split of pictures that the model has not seen")
+        options.add_argument("--cache_dir", help="where decoded pictures are cached; the datasets library's own place")
+
+    def model_options(options, num_images):
+        options.add_argument("--num_images", type=int, default=num_images, help="number of generated images")
+        options.add_argument("--seed", type=int, default=0, help="seed of the first image; the next has the next seed")
+        options.add_argument("--batch_size", type=int, default=32, help="images at a time in each process")
+
+    reference = verb("reference", "computes the features of real pictures, once")
+    data_options(reference)
+    reference.add_argument("--resolution", type=int, default=64, help="side to which pictures are cut, as in training")
+    reference.add_argument(
+        "--extractor",
+        default=DEFAULT_EXTRACTOR,
+        help="efficientnet_lite0, inception, or a vision model of transformers by folder or id",
+    )
+    reference.add_argument("--output", default="reference.safetensors", help="file for the features")
+
+    score = verb("score", "compares generated images with real ones: KID, Frechet distance, precision, recall")
+    source = score.add_mutually_exclusive_group()
+    source.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
+    source.add_argument("--images", help="folder of images to score instead")
+    score.add_argument("--resolution", type=int, default=64, help="side to which the images of a folder are cut")
+    score.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    score.add_argument("--solver", default="ddim", choices=SOLVERS, help="sampler")
+
+    steps = verb("steps", "measures KID against the number of steps, for every solver, from the same noise")
+    steps.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
+    steps.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
+    steps.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=SOLVERS, help="samplers")
+    for options, output in ((score, "metrics.json"), (steps, "steps.json")):
+        options.add_argument("--reference", default="reference.safetensors", help="file that `reference` has written")
+        model_options(options, 1000)
+        options.add_argument(
+            "--kid_subset_size", type=int, default=KID_SUBSET_SIZE, help="pictures in each of KID's 100 subsets"
+        )
+        options.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+        options.add_argument("--output", default=output, help="file for the numbers")
+        options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
+
+    overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
+    overfitting.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
+    data_options(overfitting)
+    overfitting.add_argument("--train_split", default="train", help="split of the data that the model was trained on")
+    overfitting.add_argument("--extractor", default=DEFAULT_EXTRACTOR, help="as for `reference`")
+    overfitting.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    model_options(overfitting, 500)
+    overfitting.add_argument("--output_dir", default="overfitting", help="folder for numbers and figures")
+    return parser.parse_args()
+
+
+def reference(args):
+    extractor = load_extractor(args.extractor, PartialState().device)
+    found = make_reference(args.data, args.split, args.resolution, extractor, args.cache_dir)
+    found.save(args.output)
+    print(
+        f"{args.output} holds the features of {len(found.features)} pictures ({found.source}) from {found.extractor}."
+    )
+
+
+def score(args):
+    reference = Reference.load(args.reference)
+    if args.images:
+        result = score_folder(args.images, reference, args.resolution, args.kid_subset_size)
+    else:
+        options = _model_options(args) | {"num_inference_steps": args.num_inference_steps, "solver": args.solver}
+        result = score_model(args.model, reference, **options)
+    _report(result, markdown_table(result), args)
+
+
+def steps(args):
+    from flower_ddim.evaluation_figures import quality_by_steps
+
+    result = quality_against_steps(
+        args.model, Reference.load(args.reference), steps=args.steps, solvers=args.solvers, **_model_options(args)
+    )
+    if _report(result, steps_table(result), args):
+        quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(".png"))
+
+
+def overfitting(args):
+    from flower_ddim.evaluation_figures import closest_pairs, loss_by_noise, nearest_distances
+
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
+    pipe.set_progress_bar_config(disable=True)
+    extractor = load_extractor(args.extractor, pipe.device)
+    training, held_out = (
+        real_images(args.data, split, pipe.latent_shape[1], args.cache_dir) for split in (args.train_split, args.split)
+    )
+    options = {"seed": args.seed, "batch_size": args.batch_size}
+    # As many training pictures as held-out ones, so that both curves have the same errors.
+    curves = {
+        "training": loss_by_noise_level(pipe, training, num_images=len(held_out), **options),
+        "held out": loss_by_noise_level(pipe, held_out, num_images=len(held_out), **options),
+    }
+    memorization = measure_memorization(
+        pipe, training, held_out, extractor, args.num_images, args.num_inference_steps, **options
+    )
+    if PartialState().is_main_process:
+        folder = Path(args.output_dir)
+        write_json({"loss_by_noise_level": curves, "memorization": memorization.report}, folder / "overfitting.json")
+        loss_by_noise(curves).savefig(folder / "loss_by_noise.png")
+        closest_pairs(memorization.pairs).savefig(folder / "closest_pairs.png")
+        nearest_distances(memorization.distances).savefig(folder / "nearest_distances.png")
+        print(memorization_table(memorization.report))
+        print(f"Numbers and figures are in {folder}.")
+
+
+def _model_options(args):
+    names = ("num_images", "seed", "batch_size", "kid_subset_size")
+    return {name: getattr(args, name) for name in names} | {"dtype": getattr(torch, args.dtype)}
+
+
+def _report(result, table, args) -> bool:
+    """Writes and prints, in the main process alone; returns whether this is it."""
+    if PartialState().is_main_process:
+        write_json(result, args.output)
+        if args.document:
+            replace_block(args.document, args.verb, table)
+        print(table)
+        print(f"The numbers are in {args.output}.")
+    return PartialState().is_main_process
+
+
+def main():
+    args = parse()
+    {"reference": reference, "score": score, "steps": steps, "overfitting": overfitting}[args.verb](args)
+
+
+if __name__ == "__main__":
+    run(main)

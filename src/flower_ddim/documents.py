@@ -1,0 +1,17 @@
+"""Measured numbers in documents: written there by the program that measured them, between two marks."""
+
+from pathlib import Path
+
+
+def replace_block(document: str | Path, name: str, text: str):
+    """Puts `text` between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document, for what stands there.
+
+    Raises:
+        ValueError: if the document does not have both marks, in this order.
+    """
+    document = Path(document)
+    before, begin, rest = document.read_text().partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not (begin and end):
+        raise ValueError(f"{document} has no place for {name}: add the lines <!-- {name} --> and <!-- /{name} -->.")
+    document.write_text(before + begin + text + end + after)

@@ -1,0 +1,61 @@
+"""What a training step is given: standardised pictures, noise and diffusion times, the same on however many processes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from .config import TrainingConfig
+from .loss import draw
+from .training_parts import Pictures
+
+
+_TRAINING, _VALIDATION = 1, 2  # keep their noise apart from each other and from other streams made of the same seed
+
+
+class Batches:
+    """Makes this process's batches (images, noise, diffusion times), each a function of the seed, step and position alone.
+
+    Args:
+        channels: of the network, which may be more than those of the pictures.
+        mean, std: statistics that the images are standardised with, one number or one a channel.
+    """
+
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator, pictures: Pictures, channels: int, mean, std):
+        self.config = config
+        self.accelerator = accelerator
+        self.pictures = pictures
+        self.channels = channels
+        self.mean, self.std = (
+            torch.as_tensor(value, device=accelerator.device).reshape(1, -1, 1, 1) for value in (mean, std)
+        )
+
+    def training(self, step: int, part: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The batch of one forward pass: `part` of the optimizer step `step`."""
+        size, accelerator = self.config.train_batch_size, self.accelerator
+        first = (part * accelerator.num_processes + accelerator.process_index) * size
+        positions = range(first, first + size)
+        if self.pictures.stream:
+            pixels = self.pictures.stream.next_batch(size)
+        else:
+            pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
+        keys = [(self.config.seed, _TRAINING, step, position) for position in positions]
+        return self._to_device(pixels, keys, flip=self.config.random_flip)
+
+    def validation(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
+        keys = [(self.config.seed, _VALIDATION, index) for index in indices]
+        return self._to_device(self.pictures.validation[indices], keys, flip=False)
+
+    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool):
+        device = self.accelerator.device
+        images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
+        images = images.expand(-1, self.channels, -1, -1)
+        noise, diffusion_time, coin = draw(tuple(images.shape[1:]), *keys)
+        images = (images / 255 - self.mean) / self.std
+        if flip:
+            images = torch.where(coin.to(device)[:, None, None, None], images.flip(-1), images)
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        noise = noise.to(device, memory_format=layout, non_blocking=True)
+        return images.contiguous(memory_format=layout), noise, diffusion_time.to(device)

@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import FLOWERS, make_unet
+
+from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler, FlowerUNet2DModel
+from flower_ddim.data import decode_images, open_dataset
+from flower_ddim.evaluation_figures import closest_pairs, nearest_distances
+from flower_ddim.features import load_extractor
+from flower_ddim.generation import generate_folder
+from flower_ddim.overfitting import loss_by_noise_level, measure_memorization, memorization_table
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    cache_dir = str(tmp_path_factory.mktemp("cache"))
+    return decode_images(open_dataset(data_dir=str(FLOWERS), cache_dir=cache_dir), 16)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_the_loss_of_predicting_nothing_is_the_closed_form(flowers, prediction_type):
+    """A new network predicts 0, so what is missing of the velocity is known in every bin."""
+    mean, std = flowers.channel_statistics()
+    unet = FlowerUNet2DModel(sample_size=16, block_out_channels=(8, 16), image_mean=mean, image_std=std)
+    pipe = FlowerDDIMPipeline(unet, FlowerDDIMScheduler(prediction_type=prediction_type))
+    rows = loss_by_noise_level(pipe, flowers, bins=4)
+    assert [row["from"] for row in rows] == [0, 0.25, 0.5, 0.75] and rows[-1]["to"] == 1
+    for row in rows:
+        time = torch.linspace(row["from"], row["to"], 1001)
+        signal, noise = pipe.scheduler.schedule.rates(time)
+        # Both the standardised pictures and the noise have variance one: ε² , x_0² or their mixture.
+        power = {"epsilon": 1 / signal**2, "sample": 1 / noise**2}.get(prediction_type, torch.ones(1001))
+        assert row["loss"] == pytest.approx(power.mean().item(), abs=4 * row["standard_error"] + 0.02)
+
+
+def test_a_part_of_the_pictures_gives_nearly_the_same(flowers):
+    pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
+    every, some = (loss_by_noise_level(pipe, flowers, bins=2, num_images=count) for count in (None, 32))
+    for one, other in zip(every, some, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=4 * other["standard_error"])
+        assert one["standard_error"] < other["standard_error"]
+
+
+def test_a_model_that_remembers_is_found_out(flowers, tiny_extractor, tmp_path):
+    """Its training set is made of what it generates: every image has its copy there, and held-out flowers have none."""
+    pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
+    pipe.save_pretrained(tmp_path / "model")
+    folder = generate_folder(str(tmp_path / "model"), tmp_path / "images", 12, 2)
+    copies = decode_images(open_dataset(data_dir=str(folder), cache_dir=str(tmp_path / "cache")), 16)
+    extractor = load_extractor(tiny_extractor)
+    found = measure_memorization(pipe, copies, flowers, extractor, 10, num_inference_steps=2, num_pairs=3)
+    json.dumps(found.report)
+    for space in ("features", "pixels"):
+        assert found.distances[space][0].max() < 1e-2 < found.distances[space][1].min()
+        assert found.report[space]["generated_nearer_than_1_percent_of_held_out"] == 1
+    assert len(found.pairs) == 3 and found.pairs[0][0] <= found.pairs[-1][0]
+    for _, (image, neighbour) in found.pairs:
+        assert (image.int() - neighbour.int()).abs().max() <= 1
+    assert "100.0 % of 10 generated images in feature space" in memorization_table(found.report)
+    grid, histograms = closest_pairs(found.pairs), nearest_distances(found.distances)
+    shown = [np.asarray(axes.images[0].get_array()) for axes in grid.axes if axes.images]
+    assert len(shown) == 6 and np.array_equal(shown[0], found.pairs[0][1][0].permute(1, 2, 0).numpy())
+    assert len(histograms.axes) == 2
+
+
+def test_a_model_that_does_not_remember_is_not_accused(flowers, tiny_extractor):
+    pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
+    found = measure_memorization(pipe, flowers, flowers, load_extractor(tiny_extractor), 6, num_inference_steps=2)
+    assert found.report["features"]["generated_nearer_than_1_percent_of_held_out"] == 0
+    assert found.report["features"]["held_out"]["median"] < 1e-3  # the same pictures
+
+
+def test_the_script_writes_numbers_and_figures(run_script, tiny_extractor, tmp_path):
+    FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(tmp_path / "model")
+    options = ["--model", tmp_path / "model", "--data", FLOWERS, "--split", "train", "--cache_dir", tmp_path / "cache"]
+    options += ["--extractor", tiny_extractor, "--num_images", 8, "--num_inference_steps", 2]
+    completed = run_script("evaluate.py", "overfitting", *options, "--output_dir", tmp_path / "out")
+    assert "held-out photographs, pixels" in completed.stdout
+    numbers = json.loads((tmp_path / "out" / "overfitting.json").read_text())
+    assert [len(rows) for rows in numbers["loss_by_noise_level"].values()] == [10, 10]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "loss_by_noise.png",
+        "closest_pairs.png",
+        "nearest_distances.png",
+    }

@@ -1,0 +1,71 @@
+import shutil
+
+import pytest
+from conftest import ROOT
+from safetensors.torch import load_file
+from training_runs import metrics, small_config, train_here, words
+
+from flower_ddim import FlowerDDIMPipeline
+from flower_ddim.training import Trainer
+
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def options(tiny_extractor):
+    """An epoch of two steps, and a learning rate that soon makes the model worse."""
+    watch = {"eval_kid_epochs": 1, "eval_kid_images": 8, "eval_kid_extractor": tiny_extractor}
+    return watch | {"validation_epochs": 1, "dataset_repeats": 1, "train_batch_size": 32, "checkpointing_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def watched(runs, options):
+    return train_here(runs / "watched", **options)
+
+
+def test_the_pipeline_of_the_lowest_kid_is_kept(watched, runs, options):
+    kid = metrics(watched, "kid")
+    assert list(kid) == [3, 6, 8]  # the ends of two epochs, and of the training
+    assert list(metrics(watched, "kid_std")) == [3, 6, 8]
+    assert len(set(kid.values())) == 3
+    best = min(kid, key=kid.get)
+    FlowerDDIMPipeline.from_pretrained(watched / "best")
+    until_then = train_here(runs / "until-then", **options | {"max_train_steps": best})
+    one, other = (load_file(folder / "best" / WEIGHTS) for folder in (watched, until_then))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_the_training_goes_on_as_if_nobody_watched(watched, runs, options):
+    unwatched = train_here(runs / "unwatched", **options | {"eval_kid_epochs": 0})
+    assert metrics(unwatched) == metrics(watched)
+    assert not (unwatched / "best").exists() and not metrics(unwatched, "kid")
+
+
+def test_a_resumed_run_still_knows_the_best(watched, runs, options):
+    resumed = runs / "resumed"
+    shutil.copytree(watched, resumed)
+    train_here(resumed, **options, resume_from_checkpoint=str(resumed / "checkpoint-6"))
+    assert metrics(resumed, "kid") == pytest.approx(metrics(watched, "kid"), abs=1e-6)
+    one, other = (load_file(folder / "best" / WEIGHTS) for folder in (watched, resumed))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_two_processes_measure_the_same(watched, options, launch_two, tmp_path):
+    changed = options | {"train_batch_size": 16, "max_train_steps": 3, "use_ema": False, "learning_rate": 0}
+    one = train_here(tmp_path / "one", **changed | {"train_batch_size": 32})
+    launch_two(ROOT / "scripts" / "train.py", *words(tmp_path / "two", **changed))
+    assert metrics(tmp_path / "two", "kid") == pytest.approx(metrics(one, "kid"), abs=1e-3)
+
+
+def test_what_cannot_be_measured_is_said_before_the_training(runs, options):
+    with pytest.raises(ValueError, match="use efficientnet_lite0"):
+        Trainer(small_config(runs / "no-network", **options | {"eval_kid_extractor": "/no/such/model"}))
+    with pytest.raises(ValueError, match="eval_kid_epochs"):
+        small_config(runs / "no-pictures", **options | {"validation_epochs": 0})
+    assert not (runs / "no-network").exists()
