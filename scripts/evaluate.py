@@ -76,7 +76,6 @@ def parse():
         )
         options.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
         options.add_argument("--output", default=output, help="file for the numbers")
-        options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
 
     overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
     overfitting.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
@@ -86,6 +85,10 @@ def parse():
     overfitting.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
     model_options(overfitting, 500)
     overfitting.add_argument("--output_dir", default="overfitting", help="folder for numbers and figures")
+    for options in (score, steps, overfitting):
+        options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
+    for options in (steps, overfitting):
+        options.add_argument("--format", default="png", help="of the figures: png, webp, svg or pdf")
     return parser.parse_args()
 
 
@@ -105,7 +108,9 @@ def score(args):
     else:
         options = _model_options(args) | {"num_inference_steps": args.num_inference_steps, "solver": args.solver}
         result = score_model(args.model, reference, **options)
-    _report(result, markdown_table(result), args)
+    if PartialState().is_main_process:
+        write_json(result, args.output)
+        _report(markdown_table(result), args, args.output)
 
 
 def steps(args):
@@ -114,8 +119,10 @@ def steps(args):
     result = quality_against_steps(
         args.model, Reference.load(args.reference), steps=args.steps, solvers=args.solvers, **_model_options(args)
     )
-    if _report(result, steps_table(result), args):
-        quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(".png"))
+    if PartialState().is_main_process:
+        write_json(result, args.output)
+        quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(f".{args.format}"))
+        _report(steps_table(result), args, args.output)
 
 
 def overfitting(args):
@@ -139,11 +146,14 @@ def overfitting(args):
     if PartialState().is_main_process:
         folder = Path(args.output_dir)
         write_json({"loss_by_noise_level": curves, "memorization": memorization.report}, folder / "overfitting.json")
-        loss_by_noise(curves).savefig(folder / "loss_by_noise.png")
-        closest_pairs(memorization.pairs).savefig(folder / "closest_pairs.png")
-        nearest_distances(memorization.distances).savefig(folder / "nearest_distances.png")
-        print(memorization_table(memorization.report))
-        print(f"Numbers and figures are in {folder}.")
+        figures = {
+            "loss_by_noise": loss_by_noise(curves),
+            "closest_pairs": closest_pairs(memorization.pairs),
+            "nearest_distances": nearest_distances(memorization.distances),
+        }
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.{args.format}")
+        _report(memorization_table(memorization.report), args, folder)
 
 
 def _model_options(args):
@@ -151,15 +161,11 @@ def _model_options(args):
     return {name: getattr(args, name) for name in names} | {"dtype": getattr(torch, args.dtype)}
 
 
-def _report(result, table, args) -> bool:
-    """Writes and prints, in the main process alone; returns whether this is it."""
-    if PartialState().is_main_process:
-        write_json(result, args.output)
-        if args.document:
-            replace_block(args.document, args.verb, table)
-        print(table)
-        print(f"The numbers are in {args.output}.")
-    return PartialState().is_main_process
+def _report(table, args, place):
+    if args.document:
+        replace_block(args.document, args.verb, table)
+    print(table)
+    print(f"The numbers are in {place}.")
 
 
 def main():

@@ -76,12 +76,17 @@ def test_the_script_writes_numbers_and_figures(run_script, tiny_extractor, tmp_p
     FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(tmp_path / "model")
     options = ["--model", tmp_path / "model", "--data", FLOWERS, "--split", "train", "--cache_dir", tmp_path / "cache"]
     options += ["--extractor", tiny_extractor, "--num_images", 8, "--num_inference_steps", 2]
+    document = tmp_path / "doc.md"
+    document.write_text("<!-- overfitting -->\n<!-- /overfitting -->\n")
+    options += ["--document", document, "--format", "webp"]
     completed = run_script("evaluate.py", "overfitting", *options, "--output_dir", tmp_path / "out")
-    assert "held-out photographs, pixels" in completed.stdout
+    assert (
+        "held-out photographs, pixels" in completed.stdout and "held-out photographs, pixels" in document.read_text()
+    )
     numbers = json.loads((tmp_path / "out" / "overfitting.json").read_text())
     assert [len(rows) for rows in numbers["loss_by_noise_level"].values()] == [10, 10]
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
-        "loss_by_noise.png",
-        "closest_pairs.png",
-        "nearest_distances.png",
+    assert {path.name for path in (tmp_path / "out").glob("*.webp")} == {
+        "loss_by_noise.webp",
+        "closest_pairs.webp",
+        "nearest_distances.webp",
     }
