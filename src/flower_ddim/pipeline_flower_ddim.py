@@ -3,24 +3,22 @@
 import contextlib
 import inspect
 import math
-import os
 from collections.abc import Callable
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .images import fit_pixels, pixels
-
 # diffusers loads a component only from a module that is already imported.
-from .scheduling_flower_ddim import FlowerDDIMScheduler  # noqa: F401
-from .unet_flower_ddim import FlowerUNet2DModel
+from . import scheduling_flower_ddim, unet_flower_ddim  # noqa: F401
+from .images import fit_pixels, pixels
+from .sharing import SharedPipeline
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class FlowerDDIMPipeline(DiffusionPipeline):
+class FlowerDDIMPipeline(SharedPipeline):
     """Unconditional image generation in a few deterministic steps.
 
     Args:
@@ -38,38 +36,6 @@ class FlowerDDIMPipeline(DiffusionPipeline):
     def __init__(self, unet, scheduler):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a pipeline from a folder, or from the Hub by id; see `DiffusionPipeline.from_pretrained`.
-
-        Raises:
-            FileNotFoundError: if what can only be a path is no folder.
-            OSError: if files of the folder are missing or damaged.
-            ValueError: if it holds another kind of pipeline.
-        """
-        path = os.fspath(pretrained_model_name_or_path)
-        only_a_path = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1
-        if only_a_path and not os.path.isdir(path):
-            raise FileNotFoundError(
-                f"There is no folder {path}: name a saved pipeline's folder, or its id on the Hub."
-            )
-        return super().from_pretrained(path, **kwargs)
-
-    @classmethod
-    def load_config(cls, pretrained_model_name_or_path, **kwargs):
-        """Reads `model_index.json`, and refuses that of a pipeline with other components."""
-        try:
-            config = super().load_config(pretrained_model_name_or_path, **kwargs)
-        except OSError as error:
-            raise OSError(f"{error} Name a folder that `save_pretrained` has written.") from error
-        components = sorted(name for name, value in config.items() if isinstance(value, (list, tuple)))
-        if components != ["scheduler", "unet"]:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds a {config.get('_class_name')} of {', '.join(components) or 'nothing'}, "
-                "but this pipeline has a scheduler and a unet: load it with DiffusionPipeline.from_pretrained."
-            )
-        return config
 
     @property
     def num_timesteps(self) -> int:
@@ -317,7 +283,7 @@ class FlowerDDIMPipeline(DiffusionPipeline):
 
     def _check_schedule(self):
         """Raises a ValueError where the U-Net and the scheduler mean different noise by the same timestep."""
-        if not isinstance(self.unet, FlowerUNet2DModel):
+        if not hasattr(self.unet, "schedule"):  # a stock U-Net, which knows of none
             return
         ours, theirs = self.unet.schedule.alphas_cumprod(), getattr(self.scheduler, "alphas_cumprod", None)
         # A stock scheduler's table is a cumulative product in float32; another schedule differs by far more.

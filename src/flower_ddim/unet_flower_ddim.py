@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -11,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from .schedules import DiffusionSchedule
+from .weights import ask_for_safetensors, pickle_hint
 
 
 MIN_FREQUENCY, MAX_FREQUENCY = 1.0, 1000.0
@@ -191,15 +193,14 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         """Loads a saved model (see `ModelMixin.from_pretrained`) and lays its weights out as channels_last.
 
         Loading makes weights contiguous, and convolutions are faster in the other layout, above all on a CPU. Only safetensors
-        are read, unless `use_safetensors=False` asks for pickled weights.
+        are read.
 
         Raises:
             OSError: if there is no model, or its files are damaged.
-            ValueError: if the weights are not those of the configured architecture.
+            ValueError: if the weights are not those of the configured architecture, or pickled weights are asked for.
         """
         wants_loading_info = kwargs.pop("output_loading_info", False)
-        if kwargs.get("use_safetensors") is None:
-            kwargs["use_safetensors"] = True
+        ask_for_safetensors(kwargs)
         misfit = f"The weights in {pretrained_model_name_or_path} are not those of its config.json"
         remedy = "Use the two files that were saved together."
         try:
@@ -207,10 +208,10 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 pretrained_model_name_or_path, output_loading_info=True, **kwargs
             )
         except OSError as error:
-            reason = str(error).strip()
+            folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
+            hint = pickle_hint(folder) or " If the files are damaged, download or save the model again."
             raise OSError(
-                f"No U-Net can be loaded from {pretrained_model_name_or_path}: {reason} If the files are damaged, download or "
-                "save the model again."
+                f"No U-Net can be loaded from {pretrained_model_name_or_path}: {str(error).strip()}{hint}"
             ) from error
         except ValueError as error:
             # diffusers' own advice here is to go on with random weights.
