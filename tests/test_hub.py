@@ -1,14 +1,36 @@
-"""Uploads through the real client to a server on the loopback; the Hub's other transfer protocol, Xet, is not covered."""
+"""Up to the Hub and down again through the real client, over HTTP, to a server on the loopback.
 
+The Hub's other transfer protocol for large files, Xet, is not covered: the client is told not to use it.
+"""
+
+import json
+import socket
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, make_unet
+import torch
+from conftest import FLOWERS, ROOT, make_unet
 from hub_server import TOKEN, HubServer
+from outside import run_python
 from training_runs import words
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+
+
+UPLOADED = [
+    "README.md",
+    "interpolation.png",
+    "model_index.json",
+    "pipeline_flower_ddim.py",
+    "samples.png",
+    "scheduler/scheduler_config.json",
+    "scheduler/scheduling_flower_ddim.py",
+    "steps.png",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/unet_flower_ddim.py",
+]
 
 
 @pytest.fixture
@@ -18,51 +40,218 @@ def server():
     server.shutdown()
 
 
-def run(server_url, *command):
-    """Runs Python with the Hub at an address of ours: the client reads it when it is imported."""
-    environment = {"HF_ENDPOINT": server_url, "HF_HUB_DISABLE_XET": "1", "PATH": "", "HF_TOKEN": "hf_wrong"}
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
+@pytest.fixture(scope="module")
+def shared_server():
+    server = HubServer()
+    yield server
+    server.shutdown()
 
 
-UPLOAD = """
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def run_script(name, *arguments, hub, home, token=TOKEN):
+    """Runs a script with the Hub at an address of ours: the client reads it when it is imported."""
+    environment = {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "PATH": "", "HF_TOKEN": token}
+    return subprocess.run(
+        [sys.executable, *map(str, [ROOT / "scripts" / name, *arguments])],
+        capture_output=True,
+        text=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+PUSH = """
 import sys
-from flower_ddim.hub import create_repository, upload_pipeline
+from flower_ddim import FlowerDDIMPipeline
+
+pipe = FlowerDDIMPipeline.from_pretrained(sys.argv[1])
 for repo_id in sys.argv[2:]:
     try:
-        print(upload_pipeline(sys.argv[1], create_repository(repo_id, "{token}", private=True), "{token}"))
-    except OSError as error:
-        print("refused:", error)
+        print(pipe.push_to_hub(repo_id, private=True))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
 """
+
+
+@pytest.fixture(scope="module")
+def pushed(shared_server, folder, tmp_path_factory):
+    """A pipeline on the server, private, as `pipe.push_to_hub` puts it there."""
+    home = tmp_path_factory.mktemp("pushing")
+    completed = run_python(PUSH, folder, "flowers", home=home, hub=shared_server.url, HF_TOKEN=TOKEN)
+    repository = shared_server.model("me/flowers")
+    assert completed.stdout.strip() == f"{shared_server.url}/me/flowers/commit/{repository.head}", completed.stderr
+    return repository
+
+
+def test_what_is_pushed_is_complete_private_and_has_a_card(pushed, folder):
+    assert pushed.private
+    assert sorted(pushed.files) == UPLOADED
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert pushed.files[path.relative_to(folder).as_posix()] == path.read_bytes()
+    card = pushed.files["README.md"].decode()
+    assert "library_name: diffusers" in card and 'from_pretrained("me/flowers", trust_remote_code=True)' in card
+    assert len(pushed.commits) == 2  # the empty one and ours
+
+
+LOAD = """
+import sys
+import torch
+from {module} import {cls} as Pipeline
+
+pipe = Pipeline.from_pretrained("me/flowers", {options})
+latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+torch.save(pipe(latents=latents, num_inference_steps=3, output_type="pt").images, sys.argv[1])
+print(type(pipe.unet).__module__)
+"""
+WITH = LOAD.format(module="flower_ddim", cls="FlowerDDIMPipeline", options="")
+WITHOUT = LOAD.format(module="diffusers", cls="DiffusionPipeline", options="trust_remote_code=True")
+CACHED = (
+    "__import__('os').path.dirname(__import__('huggingface_hub').hf_hub_download('me/flowers', 'model_index.json'))"
+)
+
+
+@pytest.fixture
+def expected(folder):
+    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+    latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return pipe(latents=latents, num_inference_steps=3, output_type="pt").images
+
+
+@pytest.mark.parametrize(
+    "code, installed, offline_code",
+    [
+        (WITH, True, WITH),
+        # diffusers asks the Hub for the version of remote code, also where it is in the cache; a folder has none.
+        (WITHOUT, False, WITHOUT.replace('"me/flowers"', CACHED)),
+    ],
+    ids=["with the package", "without it"],
+)
+def test_loads_by_id_in_a_fresh_process_and_then_offline(
+    pushed, shared_server, expected, tmp_path, code, installed, offline_code
+):
+    file = tmp_path / "images.pt"
+    hub = {"hub": shared_server.url, "HF_TOKEN": TOKEN}
+    for code_, where in ((code, hub), (offline_code, {})):
+        completed = run_python(code_, file, home=tmp_path, installed=installed, **where)
+        assert completed.returncode == 0, completed.stderr
+        assert completed.stdout.splitlines()[-1].startswith("flower_ddim." if installed else "diffusers_modules.")
+        assert torch.equal(torch.load(file, weights_only=True), expected)
+        file.unlink()
+
+
+LOAD_AND_EXPLAIN = """
+import sys
+from flower_ddim import FlowerDDIMPipeline
+
+for word in sys.argv[1:]:
+    repo_id, _, token = word.partition(" ")
+    options = {"local_files_only": True} if token == "offline" else {"token": token or None}
+    try:
+        FlowerDDIMPipeline.from_pretrained(repo_id, **options)
+    except OSError as error:
+        print(error)
+"""
+
+
+def dead_address():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_failing_downloads_end_in_one_sentence_each(server, tmp_path):
+    cases = {
+        "me/private hf_wrong": "(401): log in with `hf auth login`",
+        "me/none": "(404): check the name",
+        "me/forbidden": "(403): log in",
+        "me/broken": "the Hub answered 500, so try again later",
+        "me/private offline": "it is not in the cache, and the Hub is not asked",
+    }
+    server.add("model", "me/private", {"model_index.json": b"{}"}, private=True)
+    server.faults = {f"me/{n}": {"info": s, "resolve": s} for n, s in (("forbidden", 403), ("broken", 500))}
+    for hub, cases_there in ((server.url, cases), (dead_address(), {"me/dead": "the Hub cannot be reached"})):
+        completed = run_python(LOAD_AND_EXPLAIN, *cases_there, home=tmp_path, hub=hub, HF_TOKEN=TOKEN)
+        sentences = completed.stdout.splitlines()
+        assert len(sentences) == len(cases_there), completed.stdout + completed.stderr
+        for sentence, (word, message) in zip(sentences, cases_there.items(), strict=True):
+            assert sentence.startswith(f"The pipeline {word.split()[0]} cannot be loaded from the Hub")
+            assert message in sentence
+        assert "hf_" not in completed.stdout + completed.stderr
+
+
+def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_it_was(server, folder, tmp_path):
+    cases = {
+        "me/commit-500": ({"commit": 500}, "the Hub answered 500, so try again later"),
+        "me/commit-hangs-up": ({"commit": "hang up"}, "the Hub cannot be reached"),
+        "me/commit-403": ({"commit": 403}, "(403): log in with `hf auth login`"),
+        "me/upload-403": ({"upload": 403}, "(403): log in"),
+        "me/preupload-404": ({"preupload": 404}, "(404): check the name"),
+        "me/create-401": ({"create": 401, "info": 401}, "(401): log in"),
+        "me/create-500": ({"create": 500}, "the Hub answered 500"),
+    }
+    before = {"README.md": b"the revision before"}
+    for name, (faults, _) in cases.items():
+        server.add("model", name, before)
+        server.faults[name] = faults
+    completed = run_python(PUSH, folder, *cases, home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    sentences = completed.stdout.splitlines()
+    assert len(sentences) == len(cases), completed.stdout + completed.stderr
+    for sentence, (name, (_, message)) in zip(sentences, cases.items(), strict=True):
+        assert sentence.startswith("OSError: ") and name in sentence and message in sentence
+        assert server.model(name).files == before
+    assert TOKEN not in completed.stdout + completed.stderr
+
+    server.faults = {}
+    completed = run_python(PUSH, folder, "me/commit-500", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    assert sorted(server.model("me/commit-500").files) == UPLOADED, completed.stdout + completed.stderr
 
 
 def test_training_pushes_the_pipeline_and_nothing_else(server, tmp_path):
     options = {"push_to_hub": True, "hub_model_id": "flowers", "hub_token": TOKEN, "hub_private_repo": True}
-    completed = run(server.url, ROOT / "scripts" / "train.py", *words(tmp_path / "run", max_train_steps=2, **options))
+    options |= {"max_train_steps": 2}
+    completed = run_script(
+        "train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path, token="hf_wrong"
+    )
     assert completed.returncode == 0, completed.stderr
-    repository = server.repositories["me/flowers"]
-    assert repository["private"]
-    names = ["model_index.json", "samples.png", "scheduler/scheduler_config.json", "unet/config.json"]
-    assert sorted(repository["files"]) == [*names, "unet/diffusion_pytorch_model.safetensors"]
-    for name, content in repository["files"].items():
-        assert content == (tmp_path / "run" / name).read_bytes()
+    repository = server.model("me/flowers")
+    assert repository.private
+    assert sorted(repository.files) == UPLOADED
+    for name in ("unet/diffusion_pytorch_model.safetensors", "model_index.json", "scheduler/scheduler_config.json"):
+        assert repository.files[name] == (tmp_path / "run" / name).read_bytes()
+    card = repository.files["README.md"].decode()
+    assert "2 optimizer steps on 32 pictures" in card and "| learning_rate | 0.001 |" in card
+    assert str(tmp_path) not in card and str(FLOWERS) not in card
     assert TOKEN not in completed.stdout + completed.stderr
     assert not any(TOKEN.encode() in path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert not any(TOKEN.encode() in content for content in repository.files.values())
 
 
-def test_refusals_are_one_sentence_each_and_come_before_the_training(server, tmp_path):
-    FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(tmp_path / "pipeline")
-    server.fail_commits_with = 500
-    completed = run(
-        server.url, "-c", UPLOAD.format(token=TOKEN), tmp_path / "pipeline", "others/flowers", "me/flowers"
-    )
-    refusals = completed.stdout.splitlines()
-    assert len(refusals) == 2, completed.stdout + completed.stderr
-    assert "others/flowers cannot be used (403): log in" in refusals[0]
-    assert "could not be uploaded to me/flowers: the Hub answered 500" in refusals[1]
-    assert server.repositories["me/flowers"]["files"] == {}
-
+def test_refusals_come_before_the_training(server, tmp_path):
     options = {"push_to_hub": True, "hub_model_id": "me/flowers"}
-    completed = run(server.url, ROOT / "scripts" / "train.py", *words(tmp_path / "run", **options))
+    completed = run_script(
+        "train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path, token="hf_wrong"
+    )
     assert completed.returncode == 1 and "me/flowers cannot be used (401): log in" in completed.stderr
     assert "Traceback" not in completed.stderr and "hf_wrong" not in completed.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_training_reads_a_data_set_of_the_hub(server, tmp_path):
+    from datasets import load_dataset
+
+    few = load_dataset("parquet", data_files=str(FLOWERS / "flowers-128.parquet"), cache_dir=tmp_path)["train"]
+    few.select(range(40)).to_parquet(tmp_path / "few.parquet")
+    files = {"data/train-00000-of-00001.parquet": (tmp_path / "few.parquet").read_bytes()}
+    server.add("dataset", "me/few-flowers", files, private=True)
+    options = {"train_data_dir": None, "dataset_name": "me/few-flowers", "max_train_steps": 2, "cache_dir": None}
+    completed = run_script("train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path / "home")
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["images"] == 32
+    options = words(tmp_path / "refused", **options | {"dataset_name": "me/none"})
+    completed = run_script("train.py", *options, hub=server.url, home=tmp_path / "home")
+    assert completed.returncode == 1 and "There is no data set 'me/none' on the Hub" in completed.stderr

@@ -1,50 +1,146 @@
-"""Sharing a trained pipeline on the Hugging Face Hub."""
+"""Sharing a trained pipeline on the Hugging Face Hub: what is uploaded is saved anew, checked, and given a model card."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+
+from .model_card import write_model_card
+from .pipeline_flower_ddim import FlowerDDIMPipeline
+from .sharing import explain_hub_failure, first_line, hub_failure
 
 
-# Nothing else in an output folder is for others: checkpoints hold optimizer states, and the logs may hold anything.
-PIPELINE_FILES = ("model_index.json", "unet/*", "scheduler/*", "samples.png")
-
-
-def create_repository(repo_id: str, token: str | None = None, private: bool = False) -> str:
-    """Makes sure that there is a model repository of that name to upload to, and returns its full name, owner included.
+def create_repository(
+    repo_id: str, token: str | None = None, private: bool | None = None, repo_type: str = "model"
+) -> str:
+    """Makes sure that there is a repository of that name to upload to, and returns its full name, owner included.
 
     Called before a training, so that a missing permission shows at once and not after it.
 
+    Args:
+        private: whether a new repository is private; `None` leaves that to the owner's settings.
+        repo_type: `"model"` or `"space"`.
+
     Raises:
         OSError: if the Hub cannot be reached or refuses.
+        ValueError: if the name is none.
     """
-    api = HfApi(token=token)
+    sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+    with _explained(f"The repository {repo_id} cannot be used"):
+        api = HfApi(token=token)
+        return api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk).repo_id
+
+
+def upload_pipeline(folder: str | Path, repo_id: str, token: str | None = None, dataset: str | None = None) -> str:
+    """Uploads the pipeline in `folder`, with a model card, in a single commit; returns the commit's address.
+
+    Only the pipeline is taken from there: checkpoints hold optimizer states, and the logs may hold anything.
+
+    Raises:
+        OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
+        ValueError: if the folder holds no pipeline that others could load.
+    """
+    return push_pipeline(_load(folder), repo_id, token=token, dataset=dataset, records=folder, is_new=False)
+
+
+def push_pipeline(
+    pipe: FlowerDDIMPipeline,
+    repo_id: str,
+    token: str | None = None,
+    private: bool | None = None,
+    commit_message: str = "Upload pipeline",
+    create_pr: bool = False,
+    dataset: str | None = None,
+    records: str | Path | None = None,
+    is_new: bool = True,
+) -> str:
+    """Uploads a pipeline, with a model card, in a single commit; returns the commit's address.
+
+    Args:
+        private: whether a repository that is made for it is private.
+        create_pr: whether to propose the commit instead of making it.
+        dataset, records: what the card tells, see [`flower_ddim.model_card`]; by default records are looked for where the
+            pipeline was loaded from.
+        is_new: whether the repository may have to be made.
+
+    Raises:
+        OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
+        ValueError: if others could not load the pipeline.
+    """
+    if is_new:
+        repo_id = create_repository(repo_id, token, private)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_upload(pipe, folder, repo_id, dataset, records)
+        return upload_folder(folder, repo_id, token, commit_message=commit_message, create_pr=create_pr)
+
+
+def prepare_upload(
+    pipe: FlowerDDIMPipeline,
+    folder: str | Path,
+    repo_id: str,
+    dataset: str | None = None,
+    records: str | Path | None = None,
+) -> list[Path]:
+    """Writes what would be uploaded into an empty folder, and makes sure that it loads; returns the files.
+
+    Raises:
+        ValueError: if what was written does not generate the same image, with the package or without.
+    """
+    folder = Path(folder)
+    pipe.save_pretrained(folder)
+    verify_export(folder)
+    if records is None and Path(pipe.name_or_path or "").is_dir():
+        records = pipe.name_or_path
+    write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, dataset=dataset)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def verify_export(folder: str | Path):
+    """Loads a saved pipeline with the package and, as people without it do, by the code in the folder, and compares an image.
+
+    Raises:
+        ValueError: if a way fails, or the images differ.
+    """
     try:
-        return api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        ways = (_load(folder), DiffusionPipeline.from_pretrained(folder, trust_remote_code=True))
     except Exception as error:
-        raise _explained(error, f"The repository {repo_id} cannot be used") from error
+        raise ValueError(f"What was saved of the pipeline cannot be loaded again: {first_line(error)}") from error
+    images = []
+    for pipe in ways:
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        images.append(pipe(generator=generator, num_inference_steps=2, output_type="pt").images)
+    if not torch.equal(*images):
+        raise ValueError("What was saved of the pipeline generates another image without the package than with it.")
 
 
-def upload_pipeline(folder: str | Path, repo_id: str, token: str | None = None) -> str:
-    """Uploads the pipeline in `folder`, and its samples, in a single commit; returns the commit's address.
+def upload_folder(folder: str | Path, repo_id: str, token: str | None, repo_type: str = "model", **options) -> str:
+    """Uploads all of a folder in a single commit; returns its address.
 
     Raises:
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
     """
-    try:
-        commit = HfApi(token=token).upload_folder(
-            folder_path=folder, repo_id=repo_id, allow_patterns=list(PIPELINE_FILES), commit_message="Upload pipeline"
-        )
-    except Exception as error:
-        raise _explained(error, f"The pipeline in {folder} could not be uploaded to {repo_id}") from error
+    with _explained(f"Nothing could be uploaded to {repo_id}"):
+        commit = HfApi(token=token).upload_folder(folder_path=folder, repo_id=repo_id, repo_type=repo_type, **options)
     return commit.commit_url
 
 
-def _explained(error: Exception, what: str) -> OSError:
-    """One sentence for whatever the Hub's client raises; its own messages may run over many lines."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if status in (401, 403):
-        return OSError(f"{what} ({status}): log in with `hf auth login`, or give a token that may write there.")
-    if status is not None:
-        return OSError(f"{what}: the Hub answered {status}. Try again later, or check the name.")
-    return OSError(f"{what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+def _load(folder: str | Path) -> FlowerDDIMPipeline:
+    return FlowerDDIMPipeline.from_pretrained(folder)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns whatever the Hub's client raises into one sentence; its own messages may run over many lines."""
+    try:
+        yield
+    except Exception as error:
+        if failure := hub_failure(error):
+            raise explain_hub_failure(failure, what) from error
+        if isinstance(error, (OSError, ValueError)):  # the name is none, or a file cannot be read
+            raise type(error)(f"{what}: {first_line(error)}") from error
+        raise

@@ -1,0 +1,252 @@
+"""The model card of a pipeline folder: every number in it is read from a file that training or evaluation has written."""
+
+import json
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import yaml
+from diffusers.utils import make_image_grid
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+from .config import TrainingConfig
+from .sharing import SharedPipeline
+
+
+FLOWERS = "huggan/flowers-102-categories"
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+IMAGES = {"samples": "samples.png", "steps": "steps.png", "interpolation": "interpolation.png"}
+STEPS = (1, 2, 3, 4, 5, 20, 100)
+BOOK_IMAGES = 50 * 511 * 64  # epochs, steps of an epoch and batch of the book's recipe on the training split
+TARGETS = {"epsilon": "the noise", "sample": "the picture", "v_prediction": "the velocity"}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # kept with the weights, but not trained
+
+# Options of the training that make the model what it is. The others say where and how fast it was made, or hold paths.
+HYPERPARAMETERS = """
+    resolution center_crop random_flip block_out_channels layers_per_block schedule prediction_type train_batch_size
+    gradient_accumulation_steps max_train_steps num_epochs dataset_repeats loss learning_rate lr_scheduler lr_warmup_steps
+    adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm use_ema ema_max_decay ema_power ema_inv_gamma
+    mixed_precision sync_batchnorm seed
+"""
+
+
+@dataclass
+class Sources:
+    """What is known of a model: the folder of the pipeline, and beside `model_index.json` what was written about it.
+
+    `training.yaml` and `metrics.jsonl` are the trainer's, `metrics.json` is the evaluation's, and `notes.md` is whatever its makers
+    have to say; any of these may be missing.
+    """
+
+    unet: dict
+    scheduler: dict
+    parameters: int
+    training: dict | None
+    log: list[dict]
+    evaluation: dict | None
+    notes: str | None
+
+    @classmethod
+    def read(cls, pipeline: str | Path, records: str | Path | None) -> "Sources":
+        """Reads the pipeline's configuration in one folder, and what was written about it in that or another one.
+
+        Raises:
+            OSError: if a file of the pipeline is missing.
+            ValueError: if a file is damaged.
+        """
+        pipeline, records = Path(pipeline), Path(records or pipeline)
+
+        def optional(name: str) -> str | None:
+            file = records / name
+            return file.read_text(encoding="utf-8") if file.is_file() else None
+
+        with safe_open(pipeline / "unet" / "diffusion_pytorch_model.safetensors", framework="pt") as weights:
+            trained = [name for name in weights.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118, it is no mapping
+            shapes = [weights.get_slice(name).get_shape() for name in trained]
+        return cls(
+            unet=json.loads((pipeline / "unet" / "config.json").read_text()),
+            scheduler=json.loads((pipeline / "scheduler" / "scheduler_config.json").read_text()),
+            parameters=sum(torch.Size(shape).numel() for shape in shapes),
+            training=yaml.safe_load(optional("training.yaml") or "null"),
+            log=[json.loads(line) for line in (optional("metrics.jsonl") or "").splitlines()],
+            evaluation=json.loads(optional("metrics.json") or "null"),
+            notes=optional("notes.md"),
+        )
+
+
+def render_model_card(
+    sources: Sources,
+    name: str,
+    repo_id: str | None = None,
+    dataset: str | None = None,
+    images: dict[str, str] = IMAGES,
+) -> ModelCard:
+    """Fills the template in.
+
+    Args:
+        name: of the model.
+        repo_id: where it will be on the Hub; `None` is the model that comes with the package.
+        dataset: the data set on the Hub that it was trained on, where the trainer was given a folder of its pictures.
+        images: addresses of the three pictures, relative to the card.
+    """
+    options = (sources.training or {}).get("options", {})
+    dataset = dataset or options.get("dataset_name")
+    size = sources.unet["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    card_data = ModelCardData(
+        model_name=name,
+        license="apache-2.0",
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        datasets=[dataset] if dataset else None,
+        tags=["diffusers", "ddim", *(["flowers"] if dataset == FLOWERS else [])],
+        eval_results=_eval_results(sources.evaluation, dataset),
+    )
+    return ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        name=name,
+        repo_id=repo_id,
+        shipped=repo_id is None,
+        dataset=dataset,
+        is_flowers=dataset == FLOWERS,
+        images=images,
+        parameters=f"{sources.parameters:,}",
+        size=f"{width}×{height}",
+        image_mean=_numbers(sources.unet.get("image_mean", 0.5)),
+        image_std=_numbers(sources.unet.get("image_std", 0.5)),
+        schedule=str(sources.unet.get("schedule", "stock")).replace("_", " "),
+        target=TARGETS[sources.scheduler["prediction_type"]],
+        training=_training(sources, dataset),
+        losses=_losses(sources),
+        metrics=_metrics(sources.evaluation),
+        protocol=_protocol(sources.evaluation),
+        notes=(sources.notes or "").strip(),
+    )
+
+
+def write_model_card(pipe: SharedPipeline, folder: str | Path, records: str | Path | None = None, **render_options):
+    """Writes `README.md` and its pictures into the folder of a saved pipeline.
+
+    Args:
+        pipe: the pipeline that is in the folder; the pictures are generated with it.
+        records: folder with what training and evaluation have written, if that is another one.
+        render_options: see [`render_model_card`].
+    """
+    quiet = type(pipe)(pipe.unet, pipe.scheduler)
+    quiet.set_progress_bar_config(disable=True)
+    for name, image in _card_images(quiet).items():
+        image.save(Path(folder) / IMAGES[name])
+    render_model_card(Sources.read(folder, records), **render_options).save(Path(folder) / "README.md")
+
+
+def _card_images(pipe: SharedPipeline) -> dict:
+    """A grid of samples, the same noise in different numbers of steps, and interpolations."""
+    generators = [torch.Generator().manual_seed(seed) for seed in range(16)]
+    latents = torch.stack([torch.randn(pipe.latent_shape, generator=generator) for generator in generators])
+    cell = max(96, *pipe.latent_shape[1:])
+    samples = pipe(latents=latents).images
+    columns = [pipe(latents=latents[:4], num_inference_steps=number).images for number in STEPS]
+    by_steps = [image for row in zip(*columns, strict=True) for image in row]
+    strips = [image for i in range(0, 6, 2) for image in pipe.interpolate(*latents[i : i + 2], num_images=11).images]
+    return {
+        "samples": make_image_grid(samples, rows=2, cols=8, resize=cell),
+        "steps": make_image_grid(by_steps, rows=4, cols=len(STEPS), resize=cell),
+        "interpolation": make_image_grid(strips, rows=3, cols=11, resize=cell),
+    }
+
+
+def _numbers(values) -> str:
+    return ", ".join(f"{value:.3f}" for value in (values if isinstance(values, list) else [values]))
+
+
+def _training(sources: Sources, dataset: str | None) -> dict | None:
+    if sources.training is None:
+        return None
+    options = sources.training["options"]
+    shown = {name: options[name] for name in HYPERPARAMETERS.split() if options.get(name) is not None}
+    defaults = {field.name: field.default for field in fields(TrainingConfig)}
+    words = ["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]
+    for name, value in shown.items():
+        if value != defaults[name]:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    last = sources.log[-1] if sources.log else {}
+    images = last.get("images", 0)
+    continued = bool(options.get("init_from"))
+    return {
+        "options": [(name, json.dumps(value)) for name, value in shown.items()],
+        "command": f"python scripts/train.py {shlex.join(words)} --output_dir OUT",
+        "steps": f"{last['step']:,}" if last else None,
+        "images": f"{images:,}",
+        "share": f"{images / BOOK_IMAGES:.0%}" if dataset == FLOWERS and not continued else None,
+        "continued": continued,
+        "averaged": options.get("use_ema", True),
+    }
+
+
+def _losses(sources: Sources) -> list[str]:
+    """The losses at the end of the training, each as a sentence that says what it is of."""
+    options = (sources.training or {}).get("options", {})
+    error = {"mae": "mean absolute", "mse": "mean squared"}.get(options.get("loss"), "mean")
+    target = TARGETS[sources.scheduler["prediction_type"]].removeprefix("the ")
+    of = f"{error} error of the {target}"
+    lines = []
+    losses = [(line["step"], line["loss"]) for line in sources.log if "loss" in line]
+    if losses:
+        last = losses[-max(1, len(losses) // 10) :]
+        since = losses[-len(last) - 1][0] if len(losses) > len(last) else 0
+        mean = sum(loss for _, loss in last) / len(last)
+        lines.append(f"Training loss over steps {since + 1:,} to {last[-1][0]:,}: {mean:.3f} ({of}).")
+    validations = [line["validation_loss_ema"] for line in sources.log if "validation_loss_ema" in line]
+    if validations:
+        lines.append(f"Loss of the averaged weights on the validation pictures: {validations[-1]:.3f} ({of}).")
+    return lines
+
+
+def _metrics(evaluation: dict | None) -> list[tuple[str, str]]:
+    if evaluation is None:
+        return []
+    kid = evaluation["kid"]
+    return [
+        ("KID × 1000", f"{1000 * kid['mean']:.2f} ± {1000 * kid['std']:.2f}"),
+        ("Fréchet distance", f"{evaluation['frechet_distance']:.2f}"),
+        ("precision", f"{evaluation['precision']:.3f}"),
+        ("recall", f"{evaluation['recall']:.3f}"),
+    ]
+
+
+def _protocol(evaluation: dict | None) -> str:
+    if evaluation is None:
+        return ""
+    reference, kid = evaluation["reference"], evaluation["kid"]
+    steps = f"{evaluation['num_inference_steps']} steps of {evaluation['scheduler']}"
+    return (
+        f"{evaluation['num_images']:,} generated pictures (seeds from {evaluation['seed']}, {steps}) against "
+        f"{reference['num_images']:,} of {reference['name']}, in features of `{evaluation['feature_extractor']}`; KID over "
+        f"{kid['subsets']} subsets of {kid['subset_size']}."
+    )
+
+
+def _eval_results(evaluation: dict | None, dataset: str | None) -> list[EvalResult] | None:
+    if evaluation is None:
+        return None
+    described = f"{evaluation['num_images']} images, {evaluation['feature_extractor']}"
+    values = {
+        "KID × 1000": ("kid", round(1000 * evaluation["kid"]["mean"], 3)),
+        "Fréchet distance": ("frechet-distance", round(evaluation["frechet_distance"], 3)),
+        "precision": ("precision", round(evaluation["precision"], 4)),
+        "recall": ("recall", round(evaluation["recall"], 4)),
+    }
+    return [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            dataset_type=dataset or evaluation["reference"]["name"],
+            dataset_name=evaluation["reference"]["name"],
+            metric_type=kind,
+            metric_value=value,
+            metric_name=f"{name} ({described})",
+        )
+        for name, (kind, value) in values.items()
+    ]
