@@ -4,6 +4,8 @@ The Hub's other transfer protocol for large files, Xet, is not covered: the clie
 """
 
 import json
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import torch
 from conftest import FLOWERS, ROOT, make_unet
 from hub_server import TOKEN, HubServer
+from huggingface_hub import RepoCard
 from outside import run_python
 from training_runs import words
 
@@ -255,3 +258,45 @@ def test_training_reads_a_data_set_of_the_hub(server, tmp_path):
     options = words(tmp_path / "refused", **options | {"dataset_name": "me/none"})
     completed = run_script("train.py", *options, hub=server.url, home=tmp_path / "home")
     assert completed.returncode == 1 and "There is no data set 'me/none' on the Hub" in completed.stderr
+
+
+def test_the_script_shows_what_it_uploads_and_takes_nothing_else(server, folder, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    (model / "checkpoint-5" / "state").mkdir(parents=True)
+    for name in ("checkpoint-5/state/optimizer.bin", "unet/secret.safetensors", "notes.txt", "data.parquet"):
+        (model / name).write_bytes(b"not for others")
+    completed = run_script("push_to_hub.py", model, "me/mine", "--dry_run", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    *lines, last = completed.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == UPLOADED and last == "Nothing was uploaded to the model me/mine."
+    assert not server.repositories
+    completed = run_script("push_to_hub.py", model, "me/mine", "--private", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert sorted(server.model("me/mine").files) == UPLOADED and server.model("me/mine").private
+
+
+def test_the_script_verifies_first(server, folder, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for arguments, message in (
+        ((model, "me/mine"), "damaged"),
+        ((tmp_path / "none", "me/mine"), "There is no folder"),
+    ):
+        completed = run_script("push_to_hub.py", *arguments, hub=server.url, home=tmp_path)
+        assert completed.returncode == 1 and message in completed.stderr and "Traceback" not in completed.stderr
+    assert not server.repositories
+
+
+def test_a_space_holds_the_page_the_model_and_its_requirements(server, folder, tmp_path):
+    completed = run_script("push_to_hub.py", folder, "me/play", "--space", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    space = server.repositories["space", "me/play"]
+    assert space.details["sdk"] == "gradio"
+    assert {"README.md", "app.py", "requirements.txt", "model/model_index.json"} < set(space.files)
+    card = RepoCard(space.files["README.md"].decode())
+    assert card.data.sdk == "gradio" and card.data.app_file == "app.py"
+    requirements = space.files["requirements.txt"].decode().splitlines()
+    names = {re.match(r"\w+", line)[0] for line in requirements}
+    assert names == {"torch", "diffusers", "accelerate", "safetensors", "numpy", "Pillow", "gradio"}
+    assert b"flower_ddim" not in space.files["app.py"]

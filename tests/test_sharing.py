@@ -9,8 +9,9 @@ import torch
 from conftest import make_stock_unet, make_unet
 from diffusers import DDIMScheduler, DiffusionPipeline
 from outside import run_python
+from safetensors.torch import save_file
 
-from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler, unet_flower_ddim
 from flower_ddim.sharing import standalone_source
 
 
@@ -51,8 +52,9 @@ def test_a_folder_holds_its_code_in_files_that_stand_alone(saved):
 
 def test_standing_alone_is_standing_still(saved):
     """The sources in a folder are what `standalone_source` makes of ours, to which it has nothing to add."""
-    source = standalone_source("flower_ddim.unet_flower_ddim")
-    assert source == (saved / "unet" / "unet_flower_ddim.py").read_text()
+    written = saved / "unet" / "unet_flower_ddim.py"
+    source = standalone_source(unet_flower_ddim.__file__)
+    assert source == written.read_text() == standalone_source(written)
     assert "class DiffusionSchedule" in source and "from .schedules" not in source
 
 
@@ -230,8 +232,6 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(saved, tmp_pat
         with pytest.raises(OSError, match="pickle.*convert it with .*save_file"):
             FlowerDDIMPipeline.from_pretrained(folder)
         torch_file, safe = (folder / "unet" / f"diffusion_pytorch_model.{ending}" for ending in ("bin", "safetensors"))
-        from safetensors.torch import save_file
-
         save_file(torch.load(torch_file, weights_only=True), safe)
         torch_file.unlink()
         assert generate(load(folder)).isfinite().all()

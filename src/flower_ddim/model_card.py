@@ -139,7 +139,8 @@ def write_model_card(pipe: SharedPipeline, folder: str | Path, records: str | Pa
     quiet.set_progress_bar_config(disable=True)
     for name, image in _card_images(quiet).items():
         image.save(Path(folder) / IMAGES[name])
-    render_model_card(Sources.read(folder, records), **render_options).save(Path(folder) / "README.md")
+    card = render_model_card(Sources.read(folder, records), **render_options)
+    (Path(folder) / "README.md").write_text(f"{card}\n", encoding="utf-8")
 
 
 def _card_images(pipe: SharedPipeline) -> dict:
@@ -168,16 +169,17 @@ def _training(sources: Sources, dataset: str | None) -> dict | None:
     options = sources.training["options"]
     shown = {name: options[name] for name in HYPERPARAMETERS.split() if options.get(name) is not None}
     defaults = {field.name: field.default for field in fields(TrainingConfig)}
-    words = ["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]
+    words = [["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]]
     for name, value in shown.items():
         if value != defaults[name]:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            words.append([f"--{name}", *map(str, value if isinstance(value, list) else [value])])
+    command = " \\\n    ".join(["python scripts/train.py", *map(shlex.join, words), "--output_dir OUT"])
     last = sources.log[-1] if sources.log else {}
     images = last.get("images", 0)
     continued = bool(options.get("init_from"))
     return {
         "options": [(name, json.dumps(value)) for name, value in shown.items()],
-        "command": f"python scripts/train.py {shlex.join(words)} --output_dir OUT",
+        "command": command,
         "steps": f"{last['step']:,}" if last else None,
         "images": f"{images:,}",
         "share": f"{images / BOOK_IMAGES:.0%}" if dataset == FLOWERS and not continued else None,

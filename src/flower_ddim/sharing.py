@@ -186,13 +186,12 @@ def _installed(name: str, entry) -> list[str]:
     return [library, class_name]
 
 
-def standalone_source(module_name: str) -> str:
-    """Source of an imported module, with the source of its siblings in place of `from .sibling import name`.
+def standalone_source(file: str | Path) -> str:
+    """Source of a module of this package, with the source of its siblings in place of `from .sibling import name`.
 
     `from . import sibling`, which only sees to it that a module is loaded, is left out. What stands alone already stays as it is.
     """
-    file = Path(sys.modules[module_name].__file__)
-    return "\n".join(_standalone_lines(file, set())) + "\n"
+    return "\n".join(_standalone_lines(Path(file), set())) + "\n"
 
 
 def _standalone_lines(file: Path, done: set[Path]) -> list[str]:
@@ -212,7 +211,9 @@ def _standalone_lines(file: Path, done: set[Path]) -> list[str]:
 def _write_standalone(module_name: str, folder: Path) -> str:
     """Writes a module so that it stands alone; returns its name without the package."""
     stem = module_name.rpartition(".")[2]
-    source = standalone_source(module_name)  # before the file is opened: it may be its own source
+    source = standalone_source(
+        sys.modules[module_name].__file__
+    )  # before the file is opened: it may be its own source
     (folder / f"{stem}.py").write_text(source, encoding="utf-8")
     return stem
 

@@ -1,0 +1,34 @@
+"""Renders the card of a model folder: `python scripts/model_card.py MODEL_DIR --output model_card.md`."""
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from pathlib import Path
+
+from flower_ddim import PRETRAINED
+from flower_ddim.cli import run
+from flower_ddim.model_card import FLOWERS, IMAGES, Sources, render_model_card
+
+
+def main():
+    parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
+    parser.add_argument("model_dir", nargs="?", default=PRETRAINED, help="folder of a pipeline and of its records")
+    parser.add_argument("--output", default="model_card.md", help="file of the card")
+    parser.add_argument(
+        "--repo_id", help="where it is on the Hub; without, it is the model that comes with the package"
+    )
+    parser.add_argument("--dataset_name", default=FLOWERS, help="data set on the Hub that it was trained on")
+    images = ["docs/flowers.webp", "docs/figures/steps.webp", "docs/figures/interpolation.webp"]
+    parser.add_argument("--images", nargs=3, default=images, metavar=tuple(IMAGES), help="pictures that it shows")
+    args = parser.parse_args()
+    card = render_model_card(
+        Sources.read(args.model_dir, args.model_dir),
+        name=Path(args.model_dir).resolve().name,
+        repo_id=args.repo_id,
+        dataset=args.dataset_name,
+        images=dict(zip(IMAGES, args.images, strict=True)),
+    )
+    Path(args.output).write_text(f"{card}\n", encoding="utf-8")
+    print(args.output)
+
+
+if __name__ == "__main__":
+    run(main)
