@@ -74,6 +74,12 @@ def test_recipes_go_through_the_same_checks(tmp_path, capsys):
         (["--streaming", "--validation_epochs", "0"], "max_train_steps"),
         (["--lr_warmup_steps", "5"], "constant_with_warmup"),
         (["--ema_inv_gamma", "9"], "ema_power"),
+        (["--eval_kid_epochs", "1", "--validation_epochs", "0"], "eval_kid_epochs"),
+        (["--max_train_minutes", "0"], "`max_train_minutes` is 0"),
+        (["--low_resolution", "32"], "low_resolution_steps"),
+        (["--low_resolution_steps", "9"], "give both or neither"),
+        (["--low_resolution", "64", "--low_resolution_steps", "9"], "between 0 and 64"),
+        (["--low_resolution", "24", "--low_resolution_steps", "9"], "multiple of it"),
         (["--hub_private_repo"], "push_to_hub"),
     ],
 )

@@ -107,6 +107,28 @@ def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(
     assert first[1] == pytest.approx(first[0], abs=1e-6)  # no noise is predicted yet, whatever BatchNorm sees
 
 
+def test_the_first_part_of_a_training_sees_smaller_pictures(runs):
+    options = {"low_resolution": 8, "low_resolution_steps": 3, "max_train_steps": 5}
+    options |= {"checkpointing_steps": 2, "checkpoints_total_limit": 0}
+    trainer = Trainer(small_config(runs / "stages", **options))
+    whole = Trainer(small_config(runs / "no-stages", max_train_steps=5))
+    (low, noise, _), (images, _, _) = trainer.batches.training(2, 0), whole.batches.training(2, 0)
+    assert low.shape == noise.shape == (16, 3, 8, 8)
+    assert torch.allclose(low, torch.nn.functional.avg_pool2d(images, 2), atol=1e-6)
+    for after, before in zip(trainer.batches.training(3, 0), whole.batches.training(3, 0), strict=True):
+        assert torch.equal(after, before)
+    folder = train_here(runs / "staged", **options)
+    assert len(metrics(folder)) == 5
+    assert FlowerDDIMPipeline.from_pretrained(folder).unet.config.sample_size == 16
+    # A model of the first part paints small images, and goes on from there.
+    early = FlowerDDIMPipeline.from_pretrained(folder / "checkpoint-2")
+    assert early.unet.config.sample_size == 8 and early(num_inference_steps=1).images[0].size == (8, 8)
+    resumed = train_here(runs / "stages-resumed", **options, resume_from_checkpoint=str(folder / "checkpoint-2"))
+    assert metrics(resumed) == {step: loss for step, loss in metrics(folder).items() if step > 2}
+    with pytest.raises(ValueError, match="multiple of 2"):
+        Trainer(small_config(runs / "odd", resolution=18, low_resolution=9, low_resolution_steps=3))
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_by_bit(runs, accumulation):
     """Step 5 lies in the middle of a pass of 8 or 4 batches."""
@@ -121,6 +143,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_by_bit(runs, accumulatio
     assert metrics(resumed) == metrics(whole) and metrics(resumed, "lr") == metrics(whole, "lr")
     assert_same_weights(whole / WEIGHTS, resumed / WEIGHTS)
     assert_same_weights(whole / "checkpoint-10" / LAST_WEIGHTS, resumed / "checkpoint-10" / LAST_WEIGHTS)
+
+
+def test_when_its_time_is_up_all_is_saved_and_it_can_go_on(runs, caplog):
+    options = {"max_train_steps": 100_000, "max_train_minutes": 0.02, "checkpointing_steps": 100_000}
+    folder = train_here(runs / "timed", **options)
+    (checkpoint,) = folder.glob("checkpoint-*")
+    assert "its time is up; resume with latest" in caplog.text
+    assert Image.open(folder / "samples.png").size == (32, 32)
+    assert_same_weights(folder / WEIGHTS, checkpoint / WEIGHTS)
+    train_here(folder, **options, resume_from_checkpoint="latest")
+    assert len(metrics(folder)) > int(checkpoint.name.split("-")[1])
 
 
 def test_recorded_losses(runs):

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from diffusers import ConfigMixin
+
 
 PREFIX = "checkpoint-"
 STATE_FILE = "trainer_state.json"
@@ -32,6 +34,19 @@ def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
     if not (Path(wanted) / STATE_FILE).is_file():
         raise FileNotFoundError(f"{wanted} is no complete checkpoint: name a folder {PREFIX}N, or 'latest'.")
     return Path(wanted)
+
+
+def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[str]:
+    """What the configurations of the pipeline in a checkpoint have that those of `components`, by name, have not."""
+    found = []
+    for part, component in components.items():
+        saved = json.loads((checkpoint / part / component.config_name).read_text())
+        own = json.loads(component.to_json_string())
+        names = sorted(
+            name for name in saved.keys() | own.keys() if not name.startswith("_") and name != "trained_betas"
+        )
+        found += [f"{n} {saved.get(n)} there, {own.get(n)} here" for n in names if saved.get(n) != own.get(n)]
+    return found
 
 
 def unfinished_folder(output_dir: Path, step: int) -> Path:

@@ -27,6 +27,10 @@ class TrainingConfig:
     train_data_dir: str | None = option(None, "Folder of Parquet files or pictures; this or dataset_name.")
     cache_dir: str | None = option(None, "Where data sets are cached; the datasets library's own place by default.")
     resolution: int = option(64, "Side of the pictures in pixels.")
+    low_resolution: int | None = option(
+        None, "Side of the pictures in the first part of the training, a whole part of resolution."
+    )
+    low_resolution_steps: int = option(0, "Optimizer steps of that first part, which are quicker.")
     center_crop: bool = option(True, "Cut pictures to their central square; otherwise they are squeezed.")
     random_flip: bool = option(False, "Mirror every picture left to right with probability one half.")
     dataloader_num_workers: int = option(0, "Processes that decode the pictures; 0 is the main one.")
@@ -89,13 +93,19 @@ class TrainingConfig:
     num_epochs: int = option(50, "Number of epochs.")
     dataset_repeats: int = option(5, "Passes over the data that make one epoch.")
     max_train_steps: int | None = option(None, "Number of optimizer steps, instead of num_epochs.")
+    max_train_minutes: float | None = option(
+        None, "Stop after so many minutes, saving all; the course of the training stays that of all steps."
+    )
     loss: str = option("mae", "Mean absolute or mean squared error.", ["mae", "mse"])
-    learning_rate: float = option(1e-3, "Learning rate of AdamW.")
+    optimizer: str = option(
+        "adamw", "AdamW for all weights, or Muon for the kernels inside the network.", ["adamw", "muon"]
+    )
+    learning_rate: float = option(1e-3, "Learning rate.")
     lr_scheduler: str = option("constant", "Course of the learning rate over the optimizer steps.", LR_SCHEDULERS)
     lr_warmup_steps: int = option(0, "Optimizer steps in which the learning rate rises from 0.")
     adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.")
     adam_beta2: float = option(0.999, "AdamW's decay of the squared gradient.")
-    adam_weight_decay: float = option(1e-4, "AdamW's weight decay.")
+    adam_weight_decay: float = option(1e-4, "Weight decay.")
     adam_epsilon: float = option(1e-8, "AdamW's epsilon.")
     max_grad_norm: float | None = option(None, "Clip the norm of the gradient to this.")
     use_ema: bool = option(True, "Save and sample from the moving average of the weights, not the last ones.")
@@ -129,10 +139,22 @@ class TrainingConfig:
         self._check_at_least(2, "eval_kid_images")
         self._check_at_least(1, *positive.split(), "gradient_accumulation_steps", "max_train_steps")
         not_negative = (
-            "validation_epochs eval_kid_epochs save_images_epochs save_model_epochs lr_warmup_steps "
+            "low_resolution_steps validation_epochs eval_kid_epochs save_images_epochs save_model_epochs lr_warmup_steps "
             "dataloader_num_workers seed"
         )
         self._check_at_least(0, *not_negative.split(), "learning_rate", "adam_weight_decay", "checkpoints_total_limit")
+        if (self.low_resolution is None) != (self.low_resolution_steps == 0):
+            raise ValueError("`low_resolution` and `low_resolution_steps` belong together: give both or neither.")
+        if self.low_resolution and not 0 < self.low_resolution < self.resolution:
+            raise ValueError(
+                f"`low_resolution` is {self.low_resolution}, but must lie between 0 and {self.resolution}."
+            )
+        if self.low_resolution and self.resolution % self.low_resolution:
+            raise ValueError(
+                f"`low_resolution` is {self.low_resolution}, but `resolution` {self.resolution} must be a multiple of it."
+            )
+        if self.max_train_minutes is not None and self.max_train_minutes <= 0:
+            raise ValueError(f"`max_train_minutes` is {self.max_train_minutes}, but must be greater than 0.")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(
                 f"`max_grad_norm` is {self.max_grad_norm}, but must be greater than 0; leave it out for no limit."

@@ -45,10 +45,10 @@ def velocity_errors(
     noise: torch.Tensor,
     diffusion_time: torch.Tensor,
 ) -> torch.Tensor:
-    """Mean squared error of the velocity √ᾱ·ε - √(1-ᾱ)·x_0 for each image, (B,); arguments: [`diffusion_loss`].
+    """Mean squared error of the velocity √ᾱ·ε - √(1-ᾱ)·x_0 of every image, (B,); arguments as in [`diffusion_loss`].
 
-    Whatever the network predicts, its error in noise, image and velocity differ by factors alone (Salimans and Ho 2022, appendix D),
-    and that of the velocity is of the same order at all noise levels: networks of different kinds can be compared.
+    Whatever the network predicts, its errors in noise, image and velocity differ by factors alone (Salimans and Ho 2022, appendix
+    D), and that of the velocity is of the same order at all noise levels: networks of different kinds can be compared.
     """
     prediction, target = _prediction_and_target(unet, scheduler, images, noise, diffusion_time)
     signal_rate, noise_rate = scheduler.schedule.rates(diffusion_time)

@@ -1,17 +1,17 @@
 """The training: the loss of a batch, and the loop around it."""
 
-import json
 import math
 import shutil
 import signal
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, TorchDynamoPlugin, set_seed
 from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
@@ -20,6 +20,7 @@ from .config import TrainingConfig
 from .ema import ExponentialMovingAverage
 from .hub import create_repository, upload_pipeline
 from .loss import ZERO_NOISE_LOSS, diffusion_loss
+from .optimizers import make_optimizers
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
 from .training_evaluation import KidWatch
@@ -28,6 +29,8 @@ from .training_parts import build_model, describe, load_pictures
 
 
 logger = get_logger(__name__)
+
+_TIME_IS_UP = 1000  # among the reasons to stop, beside the numbers of signals
 
 
 class Trainer:
@@ -41,7 +44,8 @@ class Trainer:
         self._check_output_dir()
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
-            dynamo_backend="inductor" if config.compile else None,
+            # Every size of pictures is compiled on its own, which makes quicker code than one for all.
+            dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=False) if config.compile else None,
             log_with=config.logger,
             project_config=ProjectConfiguration(logging_dir=str(self.output_dir / config.logging_dir)),
             # BatchNorm statistics are averaged over the processes after every step, see `_share_statistics`.
@@ -69,10 +73,10 @@ class Trainer:
             repo_id = config.hub_model_id or self.output_dir.name
             self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo)
         self.step = 0
-        self._stop_signal = None
+        self._stop_reason = 0
 
     def _prepare(self, unet: torch.nn.Module):
-        """Puts the network, its average and its optimizer where and how they are needed."""
+        """Puts the network, its average and its optimizers where and how they are needed."""
         config, device = self.config, self.accelerator.device
         unet = unet.to(device)
         if config.channels_last:
@@ -82,23 +86,16 @@ class Trainer:
                 raise ValueError(f"`sync_batchnorm` needs GPUs, but this runs on {device.type}: leave it out.")
             unet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet)
         self.ema = ExponentialMovingAverage(unet, config.ema_max_decay, config.ema_power, config.ema_inv_gamma)
-        optimizer = torch.optim.AdamW(
-            unet.parameters(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-            fused=True,
-        )
+        optimizers = make_optimizers(unet, config)
         # Only its formula is used: the learning rate is a function of the optimizer step, not of how often something is called.
         self._lr_factor = get_scheduler(
             config.lr_scheduler,
-            optimizer,
+            optimizers[0],
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=self.total_steps,
         ).lr_lambdas[0]
         self.raw_unet = unet
-        self.unet, self.optimizer = self.accelerator.prepare(unet, optimizer)
+        self.unet, *self.optimizers = self.accelerator.prepare(unet, *optimizers)
         statistics = (unet.config.get(name, 0.5) for name in ("image_mean", "image_std"))
         self.batches = Batches(config, self.accelerator, self.pictures, unet.config.in_channels, *statistics)
 
@@ -116,6 +113,7 @@ class Trainer:
 
         SIGTERM and SIGINT let the step finish, save a checkpoint and leave with the conventional exit code.
         """
+        self._start = time.monotonic()
         self._prepare_output_dir()
         if self.checkpoint:
             checkpoints.read_checkpoint(self.checkpoint, self._load_state)
@@ -137,8 +135,14 @@ class Trainer:
             if self.accelerator.is_main_process and self.metrics.path.exists():
                 plot_loss(self.metrics.path, self.output_dir / "loss.png")
         if self.step < self.total_steps:
-            logger.warning(f"Stopped by signal {self._stop_signal} after step {self.step}; resume with latest.")
-            sys.exit(128 + self._stop_signal)
+            reason = (
+                "its time is up"
+                if self._stop_reason == _TIME_IS_UP
+                else f"it was told to by signal {self._stop_reason}"
+            )
+            logger.warning(f"The training stopped after step {self.step} since {reason}; resume with latest.")
+            if self._stop_reason != _TIME_IS_UP:
+                sys.exit(128 + self._stop_reason)
         if self.accelerator.is_main_process:
             self.save_pipeline(self.output_dir)
             self.save_samples(self.output_dir / "samples.png")
@@ -220,10 +224,11 @@ class Trainer:
                 self.accelerator.backward(loss / accumulation)
             losses.append(loss.detach())
         grad_norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.config.max_grad_norm or math.inf)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate(self.step)
+            optimizer.step()
+            optimizer.zero_grad()
         self._share_statistics()
         self.ema.update(self.raw_unet)
         self.step += 1
@@ -265,8 +270,13 @@ class Trainer:
         return {name: (sums[i] / sums[-1]).item() for i, name in enumerate(networks)}
 
     def pipeline(self) -> FlowerDDIMPipeline:
-        """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
-        return FlowerDDIMPipeline(self.ema.averaged if self.config.use_ema else self.raw_unet, self.scheduler)
+        """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off.
+
+        Its images have the size of the pictures that the last step has seen.
+        """
+        unet = self.ema.averaged if self.config.use_ema else self.raw_unet
+        unet.register_to_config(sample_size=self.batches.resolution(self.step - 1))
+        return FlowerDDIMPipeline(unet, self.scheduler)
 
     def save_pipeline(self, folder: Path):
         """Writes the pipeline into `folder`, in place of an earlier one."""
@@ -316,14 +326,8 @@ class Trainer:
 
     def _load_state(self, state: dict):
         """Takes over what `save_checkpoint` wrote."""
-        differing = []
-        for part, own in (("unet", self.raw_unet), ("scheduler", self.scheduler)):
-            saved = json.loads((self.checkpoint / part / own.config_name).read_text())
-            own = json.loads(own.to_json_string())
-            names = sorted(
-                name for name in saved.keys() | own.keys() if not name.startswith("_") and name != "trained_betas"
-            )
-            differing += [f"{n} {saved.get(n)} there, {own.get(n)} here" for n in names if saved.get(n) != own.get(n)]
+        self.raw_unet.register_to_config(sample_size=self.batches.resolution(state["step"] - 1))
+        differing = checkpoints.differences(self.checkpoint, {"unet": self.raw_unet, "scheduler": self.scheduler})
         if state["use_ema"] != self.config.use_ema:
             differing.append(f"use_ema {state['use_ema']} there, {self.config.use_ema} here")
         if differing:
@@ -358,17 +362,19 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _on_signal(self, number, _):
-        self._stop_signal = number
+        self._stop_reason = number
 
     def _stopping(self) -> bool:
-        """Whether any process was told to stop: all must leave after the same step."""
-        number = self._stop_signal or 0
+        """Whether any process was told to stop, or its time is up: all must leave after the same step."""
+        minutes = self.config.max_train_minutes
+        if minutes and time.monotonic() - self._start > 60 * minutes:
+            self._stop_reason = self._stop_reason or _TIME_IS_UP
+        number = self._stop_reason
         if self.accelerator.num_processes > 1:
             own = torch.tensor([number], device=self.accelerator.device)
             number = int(self.accelerator.gather(own).max())
         # A signal that arrives while the others are asked must not be forgotten, nor make this process leave before them.
-        if number:
-            self._stop_signal = number
+        self._stop_reason = self._stop_reason or number
         return number > 0
 
     def _warn_of_zero_noise(self, loss: float):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 
 from .config import TrainingConfig
@@ -41,17 +42,22 @@ class Batches:
         else:
             pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
         keys = [(self.config.seed, _TRAINING, step, position) for position in positions]
-        return self._to_device(pixels, keys, flip=self.config.random_flip)
+        reduction = self.config.resolution // self.resolution(step)
+        return self._to_device(pixels, keys, self.config.random_flip, reduction)
+
+    def resolution(self, step: int) -> int:
+        """Side of the pictures in the optimizer step `step`."""
+        return self.config.low_resolution if step < self.config.low_resolution_steps else self.config.resolution
 
     def validation(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
         keys = [(self.config.seed, _VALIDATION, index) for index in indices]
-        return self._to_device(self.pictures.validation[indices], keys, flip=False)
+        return self._to_device(self.pictures.validation[indices], keys)
 
-    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool):
+    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool = False, reduction: int = 1):
         device = self.accelerator.device
         images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
-        images = images.expand(-1, self.channels, -1, -1)
+        images = F.avg_pool2d(images.expand(-1, self.channels, -1, -1).float(), reduction)
         noise, diffusion_time, coin = draw(tuple(images.shape[1:]), *keys)
         images = (images / 255 - self.mean) / self.std
         if flip:

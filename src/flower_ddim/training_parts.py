@@ -100,9 +100,10 @@ def build_model(
         raise ValueError(f"The pictures have {channels} channels, but the network has {unet.config.in_channels}.")
     # A network of three channels is given grey pictures as coloured ones.
     statistics = {name: values * (unet.config.out_channels // len(values)) for name, values in statistics.items()}
-    unet.register_to_config(sample_size=config.resolution, **statistics)
-    if isinstance(unet, FlowerUNet2DModel):
-        unet.check_config()
+    for side in filter(None, (config.low_resolution, config.resolution)):
+        unet.register_to_config(sample_size=side, **statistics)
+        if isinstance(unet, FlowerUNet2DModel):
+            unet.check_config()
     if scheduler is None:
         names = ("schedule", "min_signal_rate", "max_signal_rate", "num_train_timesteps")
         shared = {name: unet.config[name] for name in names if unet.config.get(name) is not None}
