@@ -318,6 +318,12 @@ def test_a_tracker_is_told_the_same_numbers(runs):
     assert list((folder / "logs").rglob("events.out.tfevents.*"))
 
 
+def test_compiling_without_a_compiler_is_refused_with_the_remedy(runs, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="no no-such-compiler here: install it, or give `--compile false`"):
+        Trainer(small_config(runs / "no-compiler", compile=True))
+
+
 def test_sync_batchnorm_needs_gpus(runs):
     with pytest.raises(ValueError, match="`sync_batchnorm` needs GPUs"):
         train_here(runs / "sync", sync_batchnorm=True)

@@ -25,7 +25,7 @@ from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
 from .training_evaluation import KidWatch
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
-from .training_parts import build_model, describe, load_pictures
+from .training_parts import build_model, check_compiler, describe, load_pictures
 
 
 logger = get_logger(__name__)
@@ -51,6 +51,8 @@ class Trainer:
             # BatchNorm statistics are averaged over the processes after every step, see `_share_statistics`.
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        if config.compile and self.accelerator.device.type == "cpu":
+            check_compiler()
         set_seed(config.seed)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.global_batch = config.train_batch_size * config.gradient_accumulation_steps * world
