@@ -1,5 +1,6 @@
-"""Which weights are read: safetensors, and no pickles."""
+"""What is read of a model folder: JSON objects and safetensors, and no pickles."""
 
+import json
 from pathlib import Path
 
 
@@ -8,6 +9,25 @@ PICKLE_REMEDY = (
     '`safetensors.torch.save_file(torch.load("diffusion_pytorch_model.bin", weights_only=True), '
     '"diffusion_pytorch_model.safetensors")`.'
 )
+
+
+def read_json_object(file) -> dict:
+    """Reads a configuration file.
+
+    diffusers takes other JSON for the name of a model, which it goes and asks the Hub for.
+
+    Raises:
+        ValueError: if the file holds anything but a JSON object; a `json.JSONDecodeError` if it is not JSON.
+    """
+    try:
+        value = json.loads(Path(file).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deeply to be a configuration: download or save it again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{file} holds a {type(value).__name__}, but must hold a JSON object: download or save it again."
+        )
+    return value
 
 
 def ask_for_safetensors(kwargs: dict):

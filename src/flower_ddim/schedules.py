@@ -51,6 +51,8 @@ def offset_cosine(
     return torch.cos(angle), torch.sin(angle)
 
 
+MAX_TIMESTEPS = 100_000  # of which there are tables; beyond every use
+
 SCHEDULES = ("linear", "cosine", "offset_cosine")
 
 
@@ -80,8 +82,10 @@ class DiffusionSchedule:
                 f"`min_signal_rate` = {self.min_signal_rate} and `max_signal_rate` = {self.max_signal_rate} must "
                 "satisfy 0 < min_signal_rate < max_signal_rate <= 1."
             )
-        if not isinstance(self.num_train_timesteps, int) or self.num_train_timesteps < 1:
-            raise ValueError(f"`num_train_timesteps` is {self.num_train_timesteps!r}, but must be an integer >= 1.")
+        if type(self.num_train_timesteps) is not int or not 1 <= self.num_train_timesteps <= MAX_TIMESTEPS:
+            raise ValueError(
+                f"`num_train_timesteps` is {self.num_train_timesteps!r}, but must be an integer >= 1, and <= {MAX_TIMESTEPS:,}."
+            )
 
     def diffusion_time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Diffusion time u = (t + 1) / T of timesteps t in [-1, T - 1], integer or fractional, of any dtype.

@@ -8,6 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from .model_files import read_json_object
 from .schedules import SIGNAL_RATE_FLOOR, DiffusionSchedule
 
 
@@ -103,6 +104,10 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = None
         self.timesteps = self.schedule.timestep(torch.arange(num_train_timesteps, 0, -1) / num_train_timesteps)
         self._signal_rates = self._noise_rates = None
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        return read_json_object(json_file)
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):

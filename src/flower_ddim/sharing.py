@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin, SchedulerMix
 # `HTTPError` is that of the HTTP library that the client is built on, which is not always the same.
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from .weights import PICKLE_REMEDY, ask_for_safetensors, pickle_hint
+from .model_files import PICKLE_REMEDY, ask_for_safetensors, pickle_hint, read_json_object
 
 
 PACKAGE = __name__.rpartition(".")[0]
@@ -70,9 +70,7 @@ class SharedPipeline(DiffusionPipeline):
     @classmethod
     def _dict_from_json_file(cls, json_file):
         """Reads `model_index.json`; the class is known here, so the file that defines it elsewhere is not asked for."""
-        config = super()._dict_from_json_file(json_file)
-        if not isinstance(config, dict):
-            raise ValueError(f"{json_file} holds a {type(config).__name__}, but must hold a JSON object.")
+        config = read_json_object(json_file)
         if isinstance(config.get("_class_name"), list):
             config["_class_name"] = config["_class_name"][-1]
         return config
@@ -92,6 +90,11 @@ class SharedPipeline(DiffusionPipeline):
             )
         for name in COMPONENTS:
             config[name] = _installed(name, config[name])
+            for file in Path(pretrained_model_name_or_path).glob(f"{name}/*config.json"):
+                try:
+                    read_json_object(file)
+                except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    raise OSError(f"{file} is not a valid JSON file ({error}): download or save it again.") from error
         return config
 
     @classmethod

@@ -11,11 +11,14 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
+from .model_files import ask_for_safetensors, pickle_hint, read_json_object
 from .schedules import DiffusionSchedule
-from .weights import ask_for_safetensors, pickle_hint
 
 
 MIN_FREQUENCY, MAX_FREQUENCY = 1.0, 1000.0
+
+# Beyond every use, but small enough that a damaged configuration is found out before it fills the memory.
+MAX_WIDTH, MAX_LAYERS, MAX_STATISTIC = 65_536, 64, 1_000
 
 
 def noise_embedding(noise_power: torch.Tensor, embedding_dim: int = 32) -> torch.Tensor:
@@ -161,6 +164,14 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         """Raises a ValueError for sizes in the configuration that do not fit together, naming the argument."""
         config = self.config
         sizes = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
+        limits = {"in_channels": MAX_WIDTH, "out_channels": MAX_WIDTH, "layers_per_block": MAX_LAYERS}
+        limits |= {"sample_size": MAX_WIDTH, "block_out_channels": MAX_WIDTH, "noise_embedding_dim": MAX_WIDTH}
+        for name, limit in limits.items():
+            values = config[name] if isinstance(config[name], (tuple, list)) else [config[name]]
+            if not all(type(value) is int and 0 <= value <= limit for value in values):
+                raise ValueError(f"`{name}` is {config[name]!r}, but must be made of whole numbers up to {limit:,}.")
+        if not isinstance(config.block_out_channels, (tuple, list)):
+            raise ValueError(f"`block_out_channels` is {config.block_out_channels!r}, but must be a list of widths.")
         factor = 2 ** (len(config.block_out_channels) - 1)
         if len(sizes) != 2 or any(size < factor or size % factor for size in sizes):
             raise ValueError(
@@ -174,10 +185,12 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if len(config.block_out_channels) < 1 or config.layers_per_block < 1:
             raise ValueError("`block_out_channels` and `layers_per_block` must name at least one width and one layer.")
         for name in ("image_mean", "image_std"):
-            value = config[name]
-            if isinstance(value, (tuple, list)) and len(value) != config.out_channels:
+            values = config[name] if isinstance(config[name], (tuple, list)) else [config[name]]
+            if not all(isinstance(value, (int, float)) and abs(value) <= MAX_STATISTIC for value in values):
+                raise ValueError(f"`{name}` is {config[name]!r}, but must be made of numbers of the order of one.")
+            if len(values) not in (1, config.out_channels) or config[name] in ([], ()):
                 raise ValueError(
-                    f"`{name}` has {len(value)} numbers for {config.out_channels} channels; give one a channel, or a single one."
+                    f"`{name}` has {len(values)} numbers for {config.out_channels} channels; give one a channel, or a single one."
                 )
 
     def _initialize(self):
@@ -187,6 +200,10 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.conv_out.weight)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        return read_json_object(json_file)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -216,7 +233,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         except ValueError as error:
             # diffusers' own advice here is to go on with random weights.
             reason = str(error).partition(". If you want")[0].replace("Cannot load  because ", "")
-            raise ValueError(f"{misfit}: {reason}. {remedy}") from error
+            raise ValueError(f"{misfit}: {reason.rstrip('.')}. {remedy}") from error
         misfits = sorted(name for kind in ("missing_keys", "unexpected_keys") for name in loading_info[kind])
         if misfits:
             raise ValueError(f"{misfit}: {', '.join(misfits)} missing or unexpected. {remedy}")
