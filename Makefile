@@ -6,13 +6,31 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constrain
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help flowers test test-all test-browser lint lint-check clean
+DATA := tests/data
+MINUTES := 10
+
+.PHONY: help flowers train-demo evaluate test test-all test-browser lint lint-check clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 flowers: $(VENV)/.installed            ## generate 16 flowers with the shipped model: flowers.png
 	$(RUN) scripts/generate.py --num_images 16 --num_inference_steps 20 --seed 0 --output flowers.png
+
+train-demo: $(VENV)/.installed            ## train for ten minutes on two CPU cores: demo/samples.png (DATA=folder for your pictures)
+	@echo "Ten minutes show colours and petals come out of the noise, on small pictures, with the first part of recipes/cpu.yaml;"
+	@echo "for single flowers it takes hours. 'make train-demo' again goes on for ten more."
+	$(RUN) scripts/train.py recipes/cpu.yaml --train_data_dir $(DATA) --output_dir demo --resume_from_checkpoint latest \
+		--max_train_minutes $(MINUTES) --dataset_repeats 256
+
+evaluate: $(VENV)/.installed-test            ## measure the shipped model against DATA, a folder of flowers: docs/evaluation.md
+	$(RUN) scripts/evaluate.py reference --data $(DATA) --output reference.safetensors
+	$(RUN) scripts/evaluate.py score --reference reference.safetensors --document docs/evaluation.md \
+		--output src/flower_ddim/pretrained/flower-ddim-64/metrics.json
+	$(RUN) scripts/evaluate.py steps --reference reference.safetensors --num_images 200 --kid_subset_size 200 \
+		--document docs/evaluation.md --output docs/evaluation/steps.json --format webp
+	$(RUN) scripts/evaluate.py overfitting --data $(DATA) --document docs/evaluation.md --output_dir docs/evaluation \
+		--format webp
 
 test: $(VENV)/.installed-test            ## run the quick tests
 	$(RUN) -m pytest -m "not slow and not browser"
@@ -33,7 +51,7 @@ lint-check: $(VENV)/.installed-dev            ## check the code and its format, 
 	$(RUN) -m ruff format --check .
 
 clean:            ## remove what the other targets made
-	rm -rf $(VENV) flowers.png
+	rm -rf $(VENV) flowers.png demo reference.safetensors
 
 # A stamp, since python itself is there even where making the environment has failed half-way.
 $(VENV)/.created:
