@@ -258,7 +258,7 @@ def _gallery(label: str, columns: int, elem_id: str) -> gr.Gallery:
 
 
 def _photo(label: str, elem_id: str) -> gr.Image:
-    photo = gr.Image(label=label, sources=["upload"], height=240, elem_id=elem_id)
+    photo = gr.Image(label=label, sources=["upload"], height=200, elem_id=elem_id)
     # Gradio's own way of opening an upload ends without a word where that is no picture. (A derived class would make Gradio write
     # a file of type hints beside this one.)
     photo.preprocess = lambda upload: None if upload is None else polite(open_photo)(upload.path)
@@ -290,7 +290,7 @@ def _seeds_tab(studio: Studio):
             button = gr.Button("Show the whole way", elem_id="way")
         with gr.Column(scale=3):
             image = gr.Image(label="Image", format="png", interactive=False, height=SHOWN_SIDE + 64, elem_id="between")
-            gallery = _gallery("The way", PATH_IMAGES + 1, "way-images")
+            gallery = _gallery("The way", 5, "way-images")
     position.release(
         polite(studio.between_seeds),
         [*seeds, position, steps],
@@ -313,7 +313,7 @@ def _photo_tab(studio: Studio):
         rebuild = gr.Button("Find its noise and rebuild it", variant="primary", elem_id="rebuild")
         blend = gr.Button("Blend it with the other one", elem_id="blend")
     rebuilt = _gallery("Rebuilt", 3, "rebuilt")
-    blended = _gallery("From one to the other", PATH_IMAGES + 1, "blended")
+    blended = _gallery("From one to the other", 5, "blended")
     rebuild.click(polite(studio.rebuild), [photos[0], steps], rebuilt, api_name="rebuild")
     blend.click(polite(studio.blend), [*photos, steps], blended, api_name="blend")
 
