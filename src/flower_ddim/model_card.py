@@ -23,12 +23,13 @@ BOOK_IMAGES = 50 * 511 * 64  # epochs, steps of an epoch and batch of the book's
 TARGETS = {"epsilon": "the noise", "sample": "the picture", "v_prediction": "the velocity"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # kept with the weights, but not trained
 
-# Options of the training that make the model what it is. The others say where and how fast it was made, or hold paths.
-HYPERPARAMETERS = """
-    resolution center_crop random_flip block_out_channels layers_per_block schedule prediction_type train_batch_size
-    gradient_accumulation_steps max_train_steps num_epochs dataset_repeats loss learning_rate lr_scheduler lr_warmup_steps
-    adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm use_ema ema_max_decay ema_power ema_inv_gamma
-    mixed_precision sync_batchnorm seed
+# Options of the training that do not make the model what it is, but say where the pictures lie, what is kept, and on which machine.
+NOT_SHOWN = """
+    dataset_name dataset_config_name train_data_dir cache_dir dataloader_num_workers cache_images streaming validation_split
+    validation_fraction validation_epochs output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit
+    resume_from_checkpoint save_images_epochs save_model_epochs eval_batch_size eval_kid_epochs eval_kid_images eval_kid_extractor
+    logging_steps logger logging_dir dry_run model_config_name_or_path init_from compile channels_last max_train_minutes
+    push_to_hub hub_model_id hub_token hub_private_repo
 """
 
 
@@ -167,8 +168,9 @@ def _training(sources: Sources, dataset: str | None) -> dict | None:
     if sources.training is None:
         return None
     options = sources.training["options"]
-    shown = {name: options[name] for name in HYPERPARAMETERS.split() if options.get(name) is not None}
     defaults = {field.name: field.default for field in fields(TrainingConfig)}
+    shown = {name: options[name] for name in defaults if options.get(name) is not None}
+    shown = {name: value for name, value in shown.items() if name not in NOT_SHOWN.split() and "/" not in str(value)}
     words = [["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]]
     for name, value in shown.items():
         if value != defaults[name]:
