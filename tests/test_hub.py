@@ -91,6 +91,21 @@ def pushed(shared_server, folder, tmp_path_factory):
     return repository
 
 
+def test_saving_can_push_too(server, folder, tmp_path):
+    code = """
+import sys
+from flower_ddim import FlowerDDIMPipeline
+
+pipe = FlowerDDIMPipeline.from_pretrained(sys.argv[1])
+pipe.save_pretrained(sys.argv[2], push_to_hub=True, private=True)
+"""
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "optimizer.bin").write_bytes(b"not for others")
+    completed = run_python(code, folder, tmp_path / "saved", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    assert completed.returncode == 0, completed.stderr
+    assert server.model("me/saved").private and sorted(server.model("me/saved").files) == UPLOADED
+
+
 def test_what_is_pushed_is_complete_private_and_has_a_card(pushed, folder):
     assert pushed.private
     assert sorted(pushed.files) == UPLOADED
@@ -105,9 +120,12 @@ def test_what_is_pushed_is_complete_private_and_has_a_card(pushed, folder):
 LOAD = """
 import sys
 import torch
+from diffusers import DDIMScheduler
 from {module} import {cls} as Pipeline
 
 pipe = Pipeline.from_pretrained("me/flowers", {options})
+scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+assert Pipeline.from_pretrained("me/flowers", scheduler=scheduler, {options}).scheduler is scheduler
 latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 torch.save(pipe(latents=latents, num_inference_steps=3, output_type="pt").images, sys.argv[1])
 print(type(pipe.unet).__module__)
@@ -210,8 +228,9 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
     assert TOKEN not in completed.stdout + completed.stderr
 
     server.faults = {}
-    completed = run_python(PUSH, folder, "me/commit-500", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    completed = run_python(PUSH, folder, "me/commit-500", "no name!", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
     assert sorted(server.model("me/commit-500").files) == UPLOADED, completed.stdout + completed.stderr
+    assert completed.stdout.splitlines()[-1].startswith("ValueError: The repository no name! cannot be used: ")
 
 
 def test_training_pushes_the_pipeline_and_nothing_else(server, tmp_path):

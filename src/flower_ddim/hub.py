@@ -141,6 +141,6 @@ def _explained(what: str) -> Iterator[None]:
     except Exception as error:
         if failure := hub_failure(error):
             raise explain_hub_failure(failure, what) from error
-        if isinstance(error, (OSError, ValueError)):  # the name is none, or a file cannot be read
-            raise type(error)(f"{what}: {first_line(error)}") from error
+        if isinstance(error, ValueError):  # the name is none
+            raise ValueError(f"{what}: {first_line(error)}") from error
         raise

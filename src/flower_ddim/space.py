@@ -34,8 +34,15 @@ def write_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> lis
     """Writes `app.py`, `requirements.txt`, `README.md` and the pipeline in `model/` into an empty folder; returns the files.
 
     Nothing of it needs this package.
+
+    Raises:
+        ValueError: if Gradio is not installed, the version of which the Space would run.
     """
     folder = Path(folder)
+    try:
+        gradio_version = importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError("A Space is made for the installed Gradio: pip install 'flower-ddim[app]'.") from error
     pipe.save_pretrained(folder / "model")
     page = Path(__file__).with_name("app.py")
     (folder / "app.py").write_text(standalone_source(page) + MAIN, encoding="utf-8")
@@ -43,7 +50,7 @@ def write_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> lis
     card = SpaceCardData(
         title=title,
         sdk="gradio",
-        sdk_version=importlib.metadata.version("gradio"),
+        sdk_version=gradio_version,
         app_file="app.py",
         license="apache-2.0",
     )
