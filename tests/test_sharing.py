@@ -93,6 +93,7 @@ assert type(stock.scheduler) is DDIMScheduler
 stock.save_pretrained(out + "/stock")
 overridden = load(out + "/stock", unet=pipe.unet)
 assert overridden.unet is pipe.unet
+assert not {"unet_flower_ddim", "scheduling_flower_ddim"} & set(sys.modules)  # free for files of one's own
 pipe.export_to_diffusers(out + "/diffusers")
 load(out + "/diffusers")
 assert type(type(pipe).from_pretrained(out + "/again")) is type(pipe)  # the class is trusted already

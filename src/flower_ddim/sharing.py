@@ -26,6 +26,10 @@ COMPONENTS = {
 }
 
 
+class _StandIn(ModuleType):
+    """What is found in `sys.modules` in place of a component's file while a pipeline is loaded."""
+
+
 class SharedPipeline(DiffusionPipeline):
     """A pipeline of a U-Net and a scheduler that is saved together with its code.
 
@@ -59,12 +63,12 @@ class SharedPipeline(DiffusionPipeline):
                 raise explain_hub_failure(failure, f"The pipeline {path} cannot be loaded from the Hub") from error
             if isinstance(error, OSError) and PICKLE_REMEDY not in str(error) and (hint := pickle_hint(path)):
                 raise OSError(f"{error}{hint}") from error
-            if isinstance(error, (OSError, ValueError)):
+            if isinstance(error, (OSError, ValueError, ImportError, NotImplementedError)):
                 raise
             # What diffusers and PyTorch make of files that no `save_pretrained` has written.
             raise ValueError(
-                f"The pipeline in {path} cannot be loaded ({type(error).__name__}: {first_line(error)}): its files are damaged "
-                "or of another version, so download or save it again."
+                f"The pipeline in {path} cannot be loaded ({type(error).__name__}: {first_line(error)}): if its files are damaged "
+                "or of another version, download or save it again."
             ) from error
 
     @classmethod
@@ -99,14 +103,20 @@ class SharedPipeline(DiffusionPipeline):
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        # A component passed to `from_pretrained` is compared with the class that model_index.json names, which diffusers then looks
-        # for in `sys.modules`, also where it is but a file of the folder. There, any model and any scheduler will do.
+        # A component passed to `from_pretrained` is compared with the class that model_index.json names, which diffusers looks for
+        # in `sys.modules`, also where it is but a file of the folder. Until the pipeline is made, any model or scheduler will do.
         for name, (stem, class_name, base) in COMPONENTS.items():
-            if config_dict.get(name) is not None and config_dict[name][0] == stem:
-                stand_in = sys.modules.setdefault(stem, ModuleType(stem))
+            if config_dict.get(name) is not None and config_dict[name][0] == stem and stem not in sys.modules:
+                sys.modules[stem] = stand_in = _StandIn(stem)
                 for known_as in (class_name, base.__name__):
                     setattr(stand_in, known_as, base)
         return super().extract_init_dict(config_dict, **kwargs)
+
+    def __init__(self):
+        super().__init__()
+        for stem, _, _ in COMPONENTS.values():
+            if isinstance(sys.modules.get(stem), _StandIn):
+                del sys.modules[stem]
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         """Saves the pipeline and its code, see `DiffusionPipeline.save_pretrained`.
@@ -148,9 +158,8 @@ class SharedPipeline(DiffusionPipeline):
         """Uploads the pipeline with a model card; see [`flower_ddim.hub.push_pipeline`]. Returns the address of the commit."""
         try:
             hub = importlib.import_module("flower_ddim.hub")
-        except (
-            ModuleNotFoundError
-        ):  # this is a model folder's copy of the code, which knows no card but diffusers' blank one
+        except ModuleNotFoundError:
+            # A model folder's copy of this code knows no card but diffusers' blank one.
             return super().push_to_hub(repo_id, **kwargs)
         return hub.push_pipeline(self, repo_id, **kwargs)
 
