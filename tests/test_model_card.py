@@ -19,7 +19,7 @@ EVALUATION = {
     "scheduler": "FlowerDDIMScheduler",
     "seed": 7,
     "feature_extractor": "efficientnet_lite0",
-    "reference": {"name": "held-out flowers", "num_images": 819},
+    "reference": {"name": "/home/somebody/held-out flowers", "num_images": 819},
     "kid": {"mean": 0.0123, "std": 0.0004, "subsets": 50, "subset_size": 400},
     "frechet_distance": 45.678,
     "precision": 0.61,

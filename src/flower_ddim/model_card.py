@@ -3,7 +3,7 @@
 import json
 import shlex
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 import yaml
@@ -228,9 +228,15 @@ def _protocol(evaluation: dict | None) -> str:
     steps = f"{evaluation['num_inference_steps']} steps of {evaluation['scheduler']}"
     return (
         f"{evaluation['num_images']:,} generated pictures (seeds from {evaluation['seed']}, {steps}) against "
-        f"{reference['num_images']:,} of {reference['name']}, in features of `{evaluation['feature_extractor']}`; KID over "
-        f"{kid['subsets']} subsets of {kid['subset_size']}."
+        f"{reference['num_images']:,} of {_reference_name(evaluation)}, in features of `{evaluation['feature_extractor']}`; "
+        f"KID over {kid['subsets']} subsets of {kid['subset_size']}."
     )
+
+
+def _reference_name(evaluation: dict) -> str:
+    """What the generated pictures were compared with; of a folder, the last part of its path, which may say more than it should."""
+    name = evaluation["reference"]["name"]
+    return PurePath(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _eval_results(evaluation: dict | None, dataset: str | None) -> list[EvalResult] | None:
@@ -246,8 +252,8 @@ def _eval_results(evaluation: dict | None, dataset: str | None) -> list[EvalResu
     return [
         EvalResult(
             task_type="unconditional-image-generation",
-            dataset_type=dataset or evaluation["reference"]["name"],
-            dataset_name=evaluation["reference"]["name"],
+            dataset_type=dataset or _reference_name(evaluation),
+            dataset_name=_reference_name(evaluation),
             metric_type=kind,
             metric_value=value,
             metric_name=f"{name} ({described})",
