@@ -9,7 +9,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 DATA := tests/data
 MINUTES := 10
 
-.PHONY: help flowers train-demo evaluate test test-all test-browser lint lint-check clean
+.PHONY: help flowers train-demo evaluate test test-all test-browser lint lint-check bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -50,8 +50,13 @@ lint-check: $(VENV)/.installed-dev            ## check the code and its format, 
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+BENCH := $(RUN) scripts/benchmark.py
+bench: $(VENV)/.installed $(VENV)-bench/.installed            ## measure speed and memory beside Keras and diffusers: docs/performance.md
+	$(BENCH) compare --document docs/performance.md --output docs/performance/compare.json
+	$(BENCH) sizes --document docs/performance.md --output docs/performance/sizes.json
+
 clean:            ## remove what the other targets made
-	rm -rf $(VENV) flowers.png demo reference.safetensors
+	rm -rf $(VENV) $(VENV)-bench flowers.png demo reference.safetensors
 
 # A stamp, since python itself is there even where making the environment has failed half-way.
 $(VENV)/.created:
@@ -73,3 +78,10 @@ $(VENV)/.installed-browser: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) '.[dev]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+# TensorFlow goes its own way: other versions of what we need too, and no PyTorch. Our package itself needs nothing to be imported.
+$(VENV)-bench/.installed: constraints-bench.txt
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check --constraint constraints-bench.txt tensorflow-cpu keras
+	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

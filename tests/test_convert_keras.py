@@ -13,8 +13,8 @@ from flower_ddim.unet_flower_ddim import noise_embedding
 pytest.importorskip("keras", reason="Keras is not installed: pip install 'flower-ddim[keras]'")
 
 import keras
-import keras_reference
 
+from flower_ddim.benchmarks import keras_reference
 from flower_ddim.convert_keras import convert_keras
 
 

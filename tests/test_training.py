@@ -320,7 +320,7 @@ def test_a_tracker_is_told_the_same_numbers(runs):
 
 def test_compiling_without_a_compiler_is_refused_with_the_remedy(runs, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match="no no-such-compiler here: install it, or give `--compile false`"):
+    with pytest.raises(ValueError, match="no no-such-compiler here: install it, or leave `--compile` out"):
         Trainer(small_config(runs / "no-compiler", compile=True))
 
 

@@ -16,6 +16,7 @@ from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 from . import checkpoints
+from .compilation import check_compiler
 from .config import TrainingConfig
 from .ema import ExponentialMovingAverage
 from .hub import create_repository, upload_pipeline
@@ -25,7 +26,7 @@ from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
 from .training_evaluation import KidWatch
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
-from .training_parts import build_model, check_compiler, describe, load_pictures
+from .training_parts import build_model, describe, load_pictures
 
 
 logger = get_logger(__name__)

@@ -2,9 +2,6 @@
 
 import copy
 import logging
-import os
-import shutil
-import sys
 from dataclasses import asdict, dataclass
 
 import torch
@@ -29,16 +26,6 @@ from .unet_flower_ddim import FlowerUNet2DModel
 
 
 logger = logging.getLogger(__name__)
-
-
-def check_compiler():
-    """Raises a ValueError where PyTorch finds no C++ compiler, which it compiles networks for a CPU with."""
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    compiler = os.environ.get("CXX", usual)
-    if shutil.which(compiler) is None:
-        raise ValueError(
-            f"`compile` needs a C++ compiler, and there is no {compiler} here: install it, or give `--compile false`."
-        )
 
 
 @dataclass

@@ -1,0 +1,127 @@
+"""Tables in Markdown of what was measured."""
+
+import statistics
+from collections.abc import Sequence
+
+from .contenders import CONTENDERS
+
+
+#: Forward and backward pass against the forward pass alone: the gradients of inputs and of weights cost as much each.
+TRAINING_FACTOR = 3
+MISSING = "–"
+
+
+def comparison_tables(result: dict) -> dict[str, str]:
+    """The tables `machine`, `training`, `generation` and `startup`, by name, of what `compare` has found."""
+    steps = result["settings"]["num_inference_steps"]
+    return {
+        "machine": machine_table(result),
+        "training": throughput_table(result["training"], TRAINING_FACTOR),
+        "generation": throughput_table(result["generation"], steps),
+        "startup": startup_table(result),
+    }
+
+
+def throughput_table(rows: dict[str, dict], passes: int) -> str:
+    """Images per second, the ratio to Keras, and the share of the machine's ceiling.
+
+    Args:
+        rows: by contender, as `take_turns` returns them.
+        passes: forward passes, or what costs as much, that one image takes.
+    """
+    ceilings = {name.removeprefix("ceiling-"): max(row["gflops"]) for name, row in rows.items() if "gflops" in row}
+    keras = rows.get("keras", {}).get("images_per_second")
+    lines = []
+    for name, row in rows.items():
+        if "gflops" in row:
+            continue
+        contender, rate = CONTENDERS[name], row["images_per_second"]
+        fastest, slowest = (row["images"] / pick(row["seconds"]) for pick in (min, max))
+        gflops = passes * rate * row["gflop_per_image"] if row.get("gflop_per_image") else None
+        lines.append(
+            [
+                contender.label,
+                contender.dtype + (", compiled" if contender.compiled else ""),
+                f"{rate:.2f} ({slowest:.2f} to {fastest:.2f})",
+                f"{rate / keras:.2f}" if keras else MISSING,
+                f"{gflops:.0f}" if gflops else MISSING,
+                f"{gflops / ceilings[contender.dtype]:.0%}" if gflops else MISSING,
+                f"{row['peak_memory'] / 2**30:.2f}",
+                f"{row['startup_seconds']:.0f}",
+            ]
+        )
+    head = ["contender", "computes in", "images/s, median (range)", "to Keras", "GFLOP/s", "of the ceiling"]
+    table = _table([*head, "peak memory, GiB", "ready after, s"], lines)
+    found = ", ".join(f"{ceiling:.0f} GFLOP/s in {dtype}" for dtype, ceiling in ceilings.items())
+    return f"{table}\nThe ceiling, the best product of large matrices in the same run: {found}.\n"
+
+
+def startup_table(result: dict) -> str:
+    """Medians and ranges of the times to the first picture and of the imports."""
+    lines = []
+    for name, seconds in result["first_picture"].items():
+        contender = CONTENDERS[name]
+        how = contender.dtype + (", compiled before" if contender.compiled else "")
+        lines.append([f"first picture: {contender.label}, {how}", _seconds(seconds)])
+    labels = {"import flower_ddim": "`import flower_ddim`", "nothing": "`pass`, for comparison"}
+    labels["FlowerDDIMPipeline"] = "`from flower_ddim import FlowerDDIMPipeline`"
+    lines += [[labels[name], _seconds(seconds)] for name, seconds in result["imports"].items()]
+    return _table(["from nothing to", "seconds, median (range)"], lines)
+
+
+def machine_table(result: dict) -> str:
+    """Machine and versions."""
+    machine = result["machine"]
+    versions = dict(machine["versions"])
+    for row in (*result.get("training", {}).values(), *result.get("generation", {}).values()):
+        versions |= row["versions"]
+    return _table(
+        ["", ""],
+        [
+            ["processor", machine["processor"]],
+            ["cores, threads used", f"{machine['cores']}, {machine['threads']}"],
+            ["memory", f"{machine['memory_gib']:.0f} GiB"],
+            ["system", f"{machine['system']}, Python {machine['python']}"],
+            ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
+            ["load of the minute before", f"{machine['load_before']:.1f}"],
+            ["took", f"{result['seconds'] / 60:.1f} minutes"],
+        ],
+    )
+
+
+def sizes_tables(result: dict) -> dict[str, str]:
+    """The tables `sizes-machine`, `sizes-training` and `sizes-generation`, of what `measure_sizes` has found."""
+    return {
+        "sizes-machine": machine_table(result),
+        "sizes-training": _sizes_table(result["cells"], "train"),
+        "sizes-generation": _sizes_table(result["cells"], "generate"),
+    }
+
+
+def _sizes_table(cells: Sequence[dict], task: str) -> str:
+    cells = [cell for cell in cells if cell["task"] == task]
+    batches = sorted({cell["batch_size"] for cell in cells})
+    lines = []
+    for size, width in sorted({(cell["sample_size"], cell["width"]) for cell in cells}):
+        line = [f"{size}", f"×{width}"]
+        for batch in batches:
+            cell = next(c for c in cells if (c["sample_size"], c["width"], c["batch_size"]) == (size, width, batch))
+            if "left_out" in cell:
+                line.append(f"{MISSING} ({cell['left_out']})")
+            else:
+                line.append(f"{cell['images_per_second']:.3g} ({cell['peak_memory'] / 2**30:.2f})")
+        lines.append(line)
+    return _table(["pixels", "width", *(f"batch {batch}" for batch in batches)], lines)
+
+
+def _seconds(seconds: Sequence[float]) -> str:
+    digits = 3 if max(seconds) < 1 else 1
+    median, least, most = (
+        f"{number:.{digits}f}" for number in (statistics.median(seconds), min(seconds), max(seconds))
+    )
+    return f"{median} ({least} to {most})"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))

@@ -1,0 +1,224 @@
+"""The contenders in PyTorch: this package, diffusers' own ways, and a large matrix product, the ceiling of them all."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import FlowerDDIMPipeline, FlowerDDIMScheduler, FlowerUNet2DModel
+from .contenders import Contender, Job
+
+
+class TorchContender:
+    """What those with a U-Net share; the others say how it is made, trained and put into a pipeline."""
+
+    def __init__(self, contender: Contender, job: Job):
+        self.job = job
+        self.compiled = contender.compiled
+        self.dtype = getattr(torch, contender.dtype)
+        torch.manual_seed(0)
+        self.unet = self.make_unet()
+
+    def make_unet(self) -> torch.nn.Module:
+        job = self.job
+        return FlowerUNet2DModel(job.sample_size, 3, 3, job.block_out_channels, job.layers_per_block)
+
+    def facts(self) -> dict:
+        job = self.job
+        counted = self.make_unet().eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            counted(torch.zeros(1, 3, job.sample_size, job.sample_size), 0)
+        import diffusers
+
+        return {
+            "parameters": sum(parameter.numel() for parameter in counted.parameters()),
+            "gflop_per_image": counter.get_total_flops() / 1e9,
+            "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        }
+
+    def generate(self) -> Callable[[], None]:
+        pipe = self.pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        options = {"batch_size": self.job.batch_size, "num_inference_steps": self.job.num_inference_steps}
+        return lambda: check_pictures(pipe(generator=generator, **options).images, self.job)
+
+
+class FlowerDDIM(TorchContender):
+    """This package as its users meet it: the trainer's own step, the pipeline's own call."""
+
+    def train(self) -> Callable[[], None]:
+        from ..config import TrainingConfig
+        from ..training import Trainer
+
+        job = self.job
+        with tempfile.TemporaryDirectory() as folder:
+            write_pictures(Path(folder) / "pictures", job)
+            config = TrainingConfig(
+                train_data_dir=f"{folder}/pictures",
+                cache_dir=f"{folder}/cache",
+                cache_images="memory",
+                output_dir=f"{folder}/output",
+                resolution=job.sample_size,
+                block_out_channels=job.block_out_channels,
+                layers_per_block=job.layers_per_block,
+                train_batch_size=job.batch_size,
+                max_train_steps=1_000_000,
+                validation_epochs=0,
+                mixed_precision={torch.float32: "no", torch.bfloat16: "bf16"}[self.dtype],
+                compile=self.compiled,
+            )
+            trainer = Trainer(config)
+        trainer.unet.train()
+        return lambda: check_loss(trainer.training_step()[0])
+
+    def pipeline(self) -> FlowerDDIMPipeline:
+        self.unet.to(self.dtype, memory_format=torch.channels_last)  # as `from_pretrained` leaves it
+        return self._compile(FlowerDDIMPipeline(self.unet, FlowerDDIMScheduler()))
+
+    def _compile(self, pipe: FlowerDDIMPipeline) -> FlowerDDIMPipeline:
+        if self.compiled:
+            from ..compilation import compile_unet
+
+            compile_unet(pipe.unet)
+        return pipe
+
+    def save(self, folder: str):
+        FlowerDDIMPipeline(self.unet, FlowerDDIMScheduler()).save_pretrained(folder)
+
+    def first_picture(self, folder: str):
+        pipe = FlowerDDIMPipeline.from_pretrained(folder, dtype=self.dtype)
+        write_first(self._compile(pipe), self.job)
+
+
+class Diffusers(TorchContender):
+    """The loop of diffusers' `train_unconditional.py` in float32, without a compiler, and `DDIMPipeline`."""
+
+    def train(self) -> Callable[[], None]:
+        unet, job = self.unet.train(), self.job
+        optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+        lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=1_000_000)
+        ema = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
+        noise_scheduler = DDPMScheduler(num_train_timesteps=1000)
+        images = torch.rand(job.batch_size, 3, job.sample_size, job.sample_size) * 2 - 1
+
+        def step():
+            noise = torch.randn(images.shape)
+            timesteps = torch.randint(0, 1000, (len(images),))
+            prediction = unet(noise_scheduler.add_noise(images, noise, timesteps), timesteps).sample
+            loss = F.mse_loss(prediction.float(), noise.float())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            optimizer.step()
+            lr_scheduler.step()
+            optimizer.zero_grad()
+            ema.step(unet.parameters())
+            check_loss(loss)
+
+        return step
+
+    def pipeline(self) -> DDIMPipeline:
+        return DDIMPipeline(self.unet.eval(), DDIMScheduler.from_config(FlowerDDIMScheduler().config))
+
+
+class DiffusersStock(Diffusers):
+    """The same with a `UNet2DModel` of about as many parameters and operations."""
+
+    def make_unet(self) -> UNet2DModel:
+        *widths, bottleneck = self.job.block_out_channels
+        blocks = len(self.job.block_out_channels)
+        # Its residual blocks have more layers than ours: three quarters of the width come to the same size.
+        widths = [widths[0], *(multiple_of_8(0.75 * width) for width in widths[1:]), multiple_of_8(0.6 * bottleneck)]
+        return UNet2DModel(
+            self.job.sample_size,
+            block_out_channels=widths,
+            layers_per_block=self.job.layers_per_block,
+            down_block_types=["DownBlock2D"] * blocks,
+            up_block_types=["UpBlock2D"] * blocks,
+            norm_num_groups=8,
+        )
+
+    def pipeline(self) -> DDIMPipeline:
+        return DDIMPipeline(self.unet.eval(), DDIMScheduler())
+
+    def save(self, folder: str):
+        self.pipeline().save_pretrained(folder)
+
+    def first_picture(self, folder: str):
+        write_first(DDIMPipeline.from_pretrained(folder), self.job)
+
+
+class MatrixProduct:
+    """Products of large square matrices: nothing that computes in this dtype is faster on this machine."""
+
+    SECONDS = 0.5  # of every turn
+
+    def __init__(self, contender: Contender, job: Job):
+        self.dtype = getattr(torch, contender.dtype)
+
+    def ceiling(self) -> Callable[[], dict]:
+        sides = (1024, 1536, 2048, 3072)
+        matrices = {side: torch.randn(side, side).to(self.dtype) for side in sides}
+        for matrix in matrices.values():
+            self._gflops(matrix)
+        best = max(matrices.values(), key=self._gflops)
+
+        def turn() -> dict:
+            start, rates = time.perf_counter(), []
+            while not rates or time.perf_counter() - start < self.SECONDS:
+                rates.append(self._gflops(best))
+            return {"gflops": max(rates)}
+
+        return turn
+
+    @staticmethod
+    def _gflops(matrix: torch.Tensor) -> float:
+        start = time.perf_counter()
+        matrix @ matrix
+        return 2 * matrix.shape[0] ** 3 / 1e9 / (time.perf_counter() - start)
+
+    def facts(self) -> dict:
+        return {"versions": {"torch": torch.__version__}}
+
+
+def multiple_of_8(number: float) -> int:
+    return max(8, 8 * round(number / 8))
+
+
+def write_pictures(folder: Path, job: Job):
+    """Pictures to train on, as many as a batch has."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(job.batch_size):
+        small = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((job.sample_size, job.sample_size)).save(folder / f"{i}.png")
+
+
+def write_first(pipe, job: Job):
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe(num_inference_steps=job.num_inference_steps).images[0]
+    folder = tempfile.mkdtemp()
+    image.save(Path(folder) / "first.png")
+    shutil.rmtree(folder)
+
+
+def check_loss(loss: torch.Tensor):
+    """Waits for the loss, and makes sure that what was timed has not gone astray."""
+    if not torch.isfinite(loss).item():
+        raise ValueError(f"The loss has become {loss.item()}: what was measured is no training.")
+
+
+def check_pictures(images: list, job: Job):
+    expected = (job.sample_size, job.sample_size)
+    if len(images) != job.batch_size or any(image.size != expected for image in images):
+        raise ValueError(f"Instead of {job.batch_size} pictures of {expected} pixels there are {len(images)}.")

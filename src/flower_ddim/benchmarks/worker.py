@@ -1,0 +1,60 @@
+"""The process of one contender: does its task once for every line that it reads, and answers with a line of JSON.
+
+Started as `python -m flower_ddim.benchmarks.worker JOB`; ends with its input. While it waits for a line it does nothing.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .contenders import CONTENDERS, Job
+
+
+def peak_memory() -> int:
+    """Bytes of this process's memory at the moment when they were most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts the process that started this one too
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def make_turn(job: Job) -> tuple[Callable[[], dict], dict]:
+    """Gets everything ready, the first turn included, in which code is compiled; returns what a turn is, and facts to report."""
+    contender = CONTENDERS[job.contender]
+    implementation = getattr(importlib.import_module(f".{contender.module}", __package__), contender.cls)(
+        contender, job
+    )
+    if job.task in ("save", "first_picture"):
+        getattr(implementation, job.task)(job.folder)
+        return dict, {}
+    work = getattr(implementation, job.task)()
+
+    def turn() -> dict:
+        start = time.perf_counter()
+        measured = work() or {}
+        return {"seconds": time.perf_counter() - start, "peak_memory": peak_memory()} | measured
+
+    turn()
+    return turn, implementation.facts()
+
+
+def main():
+    job = Job(**json.loads(sys.argv[1]))
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not come between the answers
+    start = time.perf_counter()
+    turn, facts = make_turn(job)
+    print(json.dumps(facts | {"prepare_seconds": time.perf_counter() - start}), file=answers)
+    for _ in sys.stdin:
+        print(json.dumps(turn()), file=answers)
+
+
+if __name__ == "__main__":
+    main()
