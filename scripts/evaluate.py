@@ -16,6 +16,7 @@ from flower_ddim.evaluation import KID_SUBSET_SIZE, Reference, markdown_table, w
 from flower_ddim.features import DEFAULT_EXTRACTOR, load_extractor
 from flower_ddim.overfitting import loss_by_noise_level, measure_memorization, memorization_table
 from flower_ddim.scoring import (
+    FEW_STEP_SOLVERS,
     STEPS,
     make_reference,
     quality_against_steps,
@@ -67,7 +68,7 @@ def parse():
     steps = verb("steps", "measures KID against the number of steps, for every solver, from the same noise")
     steps.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
     steps.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
-    steps.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=SOLVERS, help="samplers")
+    steps.add_argument("--solvers", nargs="+", default=FEW_STEP_SOLVERS, choices=SOLVERS, help="samplers")
     for options, output in ((score, "metrics.json"), (steps, "steps.json")):
         options.add_argument("--reference", default="reference.safetensors", help="file that `reference` has written")
         model_options(options, 1000)

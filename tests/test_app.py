@@ -94,7 +94,7 @@ def test_photographs_are_inverted_rebuilt_and_blended(studio):
         (lambda s: next(s.generate(0, 1, 1.5)), "whole number"),
         (lambda s: next(s.generate(0, None, 1)), "number of images is None"),
         (lambda s: next(s.generate(0, 1, 1, 2)), "eta"),
-        (lambda s: next(s.generate(0, 1, 1, 0.5, "Euler")), "η belongs to DDIM"),
+        (lambda s: next(s.generate(0, 1, 1, 0.5, "euler")), "η belongs to ddim"),
         (lambda s: next(s.generate(0, 1, 1, 0, "Runge-Kutta")), "There is no solver"),
         (lambda s: s.between_seeds(0, 1, 1.5, 1), "position is 1.5"),
         (lambda s: s.way_between_seeds(0, 1, 1000), "number of steps"),

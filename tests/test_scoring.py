@@ -16,7 +16,7 @@ from flower_ddim.scoring import (
     score_model,
     steps_table,
 )
-from flower_ddim.solvers import SOLVERS, use_solver
+from flower_ddim.solvers import SOLVERS, with_solver
 
 
 SMALL = {"num_images": 22, "num_inference_steps": 2, "kid_subset_size": 20}
@@ -110,12 +110,13 @@ def test_the_script_measures_from_real_pictures_to_a_document(run_script, model,
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_works_with_any_number_of_steps(model, solver):
     pipe = FlowerDDIMPipeline.from_pretrained(model)
-    use_solver(pipe, solver)
+    solving = with_solver(pipe, solver)
+    assert solving.scheduler is not pipe.scheduler and solving.unet is pipe.unet
     for steps in (1, 2, 3):
-        image = pipe(generator=torch.Generator().manual_seed(0), num_inference_steps=steps, output_type="pt").images
+        image = solving(generator=torch.Generator().manual_seed(0), num_inference_steps=steps, output_type="pt").images
         assert image.isfinite().all()
     with pytest.raises(ValueError, match="choose one of ddim"):
-        use_solver(pipe, "euler")
+        with_solver(pipe, "runge-kutta")
 
 
 def test_the_cheapest_setting_as_good_as_twenty_steps_is_named():

@@ -14,14 +14,10 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-from diffusers import (
-    DDPMScheduler,
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
+from diffusers import DiffusionPipeline
 from PIL import Image, UnidentifiedImageError
+
+from .solvers import SOLVERS, with_solver
 
 
 MAX_IMAGES = 16
@@ -35,15 +31,6 @@ FRAMES = 10  # pictures shown on the way through a generation
 PATH_IMAGES = 9
 SHOWN_SIDE = 256  # pixels; smaller pictures are enlarged by a whole factor
 
-DDIM = "DDIM"
-SOLVERS = {
-    DDIM: None,  # the pipeline's own
-    "DPM-Solver++": DPMSolverMultistepScheduler,
-    "UniPC": UniPCMultistepScheduler,
-    "Euler": EulerDiscreteScheduler,
-    "DDPM": DDPMScheduler,
-}
-
 
 class Studio:
     """What the page can do, without the page. A number out of bounds is a ValueError that says what is allowed."""
@@ -52,18 +39,16 @@ class Studio:
         self.pipe = pipe
 
     def generate(
-        self, seed: int, num_images: int, num_inference_steps: int, eta: float = 0.0, solver: str = DDIM
+        self, seed: int, num_images: int, num_inference_steps: int, eta: float = 0.0, solver: str = "ddim"
     ) -> Iterator[list[Image.Image]]:
         """Generates images with the seeds `seed`, `seed` + 1, …; yields them on the way from noise to picture."""
         seed, num_images = _whole("seed", seed, 0, MAX_SEED), _whole("number of images", num_images, 1, MAX_IMAGES)
         num_inference_steps = _whole("number of steps", num_inference_steps, 1, MAX_STEPS)
-        if solver not in SOLVERS:
-            raise ValueError(f"There is no solver {solver!r}; there are {', '.join(SOLVERS)}.")
-        if eta and solver != DDIM:
-            raise ValueError(f"η belongs to {DDIM}: set it to 0 for {solver}.")
+        if eta and solver != "ddim":
+            raise ValueError(f"η belongs to ddim: set it to 0 for {solver}.")
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
         every = math.ceil(num_inference_steps / FRAMES)
-        pipe = self._own_pipeline(solver)
+        pipe = with_solver(self.pipe, solver)
 
         def show_some(show, _, step, timestep, tensors):
             if (step + 1) % every == 0 and step + 1 < num_inference_steps:
@@ -88,19 +73,19 @@ class Studio:
         angle = _within("position", position, 0, 1) * (math.pi / 2)
         latents = math.cos(angle) * a + math.sin(angle) * b
         steps = _whole("number of steps", num_inference_steps, 1, MAX_STEPS)
-        return _enlarged(self._own_pipeline()(latents=latents[None], num_inference_steps=steps).images)[0]
+        return _enlarged(with_solver(self.pipe, "ddim")(latents=latents[None], num_inference_steps=steps).images)[0]
 
     def way_between_seeds(self, seed_a: int, seed_b: int, num_inference_steps: int) -> list[Image.Image]:
         """Images all along that way."""
         steps = _whole("number of steps", num_inference_steps, 1, MAX_STEPS)
         noises = self._noise(seed_a), self._noise(seed_b)
-        way = self._own_pipeline().interpolate(*noises, num_images=PATH_IMAGES, num_inference_steps=steps)
+        way = with_solver(self.pipe, "ddim").interpolate(*noises, num_images=PATH_IMAGES, num_inference_steps=steps)
         return _enlarged(way.images)
 
     def rebuild(self, photo: Image.Image | None, num_inference_steps: int) -> list[tuple[Image.Image, str]]:
         """A photograph as the model sees it, the noise found for it, and what is generated from that, each with a caption."""
         steps = _whole("number of steps", num_inference_steps, 1, MAX_STEPS)
-        pipe = self._own_pipeline()
+        pipe = with_solver(self.pipe, "ddim")
         seen = pipe.postprocess(pipe.preprocess(_given(photo)), "np")
         noise = pipe.invert([photo], num_inference_steps=steps)
         rebuilt = pipe(latents=noise, num_inference_steps=steps, output_type="np").images
@@ -115,17 +100,10 @@ class Studio:
     ) -> list[Image.Image]:
         """Images on the way from one photograph to another, through the noise found for each."""
         steps = _whole("number of steps", num_inference_steps, 1, MAX_STEPS)
-        pipe = self._own_pipeline()
+        pipe = with_solver(self.pipe, "ddim")
         noises = pipe.invert([_given(photo_a), _given(photo_b)], num_inference_steps=steps)
         way = pipe.interpolate(noises, num_images=PATH_IMAGES, rescale=True, num_inference_steps=steps)
         return _enlarged(way.images)
-
-    def _own_pipeline(self, solver: str = DDIM) -> DiffusionPipeline:
-        """The pipeline with a scheduler of its own, since that remembers the steps of the request that it is used for."""
-        scheduler_class = SOLVERS[solver] or type(self.pipe.scheduler)
-        pipe = type(self.pipe)(self.pipe.unet, scheduler_class.from_config(self.pipe.scheduler.config))
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
 
     def _noise(self, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(_whole("seed", seed, 0, MAX_SEED))
@@ -273,7 +251,7 @@ def _generate_tab(studio: Studio):
                 gr.Slider(1, MAX_IMAGES, 8, step=1, label="Images"),
                 _steps_slider(),
                 gr.Slider(0, 1, 0, step=0.05, label="η (0 is deterministic)"),
-                gr.Dropdown(list(SOLVERS), value=DDIM, label="Solver"),
+                gr.Dropdown(list(SOLVERS), value="ddim", label="Solver"),
             ]
             button = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Column(scale=3):

@@ -15,10 +15,11 @@ from .evaluation import KID_SUBSET_SIZE, Reference, check_possible, compare, ker
 from .features import FeatureExtractor, load_extractor
 from .generation import generate_numbers
 from .pipeline_flower_ddim import FlowerDDIMPipeline
-from .solvers import SOLVERS, use_solver
+from .solvers import with_solver
 
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
+FEW_STEP_SOLVERS = ("ddim", "dpm++", "unipc")
 
 
 def real_images(data_dir: str | Path, split: str, resolution: int, cache_dir: str | None = None) -> ImageArray:
@@ -109,7 +110,7 @@ def score_model(
     check_possible(num_images, len(reference.features), kid_subset_size)
     accelerator = Accelerator()
     pipe, extractor = _load(model, reference, accelerator, dtype)
-    use_solver(pipe, solver)
+    pipe = with_solver(pipe, solver)
     start = time.perf_counter()
     options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
     _, features = generate_with_features(pipe, extractor, num_images, accelerator, **options)
@@ -129,7 +130,7 @@ def quality_against_steps(
     reference: Reference,
     num_images: int,
     steps: Sequence[int] = STEPS,
-    solvers: Sequence[str] = tuple(SOLVERS),
+    solvers: Sequence[str] = FEW_STEP_SOLVERS,
     seed: int = 0,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
@@ -145,10 +146,10 @@ def quality_against_steps(
     pipe, extractor = _load(model, reference, accelerator, dtype)
     rows = []
     for solver in solvers:
-        use_solver(pipe, solver)
+        solving = with_solver(pipe, solver)
         for number in steps:
             options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": number}
-            _, features = generate_with_features(pipe, extractor, num_images, accelerator, **options)
+            _, features = generate_with_features(solving, extractor, num_images, accelerator, **options)
             kid = kernel_distance(features, reference.features, subset_size=kid_subset_size)
             rows.append({"solver": solver, "num_inference_steps": number, "kid": kid})
     return {
@@ -201,5 +202,4 @@ def _load(
 ) -> tuple[FlowerDDIMPipeline, FeatureExtractor]:
     extractor = load_extractor(reference.extractor, accelerator.device)
     pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype).to(accelerator.device)
-    pipe.set_progress_bar_config(disable=True)
     return pipe, extractor

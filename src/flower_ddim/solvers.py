@@ -1,20 +1,32 @@
 """The samplers that a pipeline can be given by name, all for the same trained network."""
 
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
-
-from .pipeline_flower_ddim import FlowerDDIMPipeline
-from .scheduling_flower_ddim import FlowerDDIMScheduler
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 
 SOLVERS = {
-    "ddim": FlowerDDIMScheduler,  # Song et al. 2020
+    "ddim": None,  # the pipeline's own, Song et al. 2020
     "dpm++": DPMSolverMultistepScheduler,  # DPM-Solver++, Lu et al. 2022
     "unipc": UniPCMultistepScheduler,  # Zhao et al. 2023
+    "euler": EulerDiscreteScheduler,  # Karras et al. 2022, algorithm 2 without churn
+    "ddpm": DDPMScheduler,  # Ho et al. 2020
 }
 
 
-def use_solver(pipe: FlowerDDIMPipeline, name: str):
-    """Gives `pipe` the sampler `name`, one of `SOLVERS`, made from the configuration of the one it has."""
+def with_solver(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
+    """A pipeline with the same network and a sampler of its own, `name` of `SOLVERS`, without a progress bar.
+
+    Raises:
+        ValueError: if there is no such sampler.
+    """
     if name not in SOLVERS:
         raise ValueError(f"There is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
-    pipe.scheduler = SOLVERS[name].from_config(pipe.scheduler.config)
+    scheduler_class = SOLVERS[name] or type(pipe.scheduler)
+    other = type(pipe)(pipe.unet, scheduler_class.from_config(pipe.scheduler.config))
+    other.set_progress_bar_config(disable=True)
+    return other
