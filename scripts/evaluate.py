@@ -76,6 +76,7 @@ def parse():
             "--kid_subset_size", type=int, default=KID_SUBSET_SIZE, help="pictures in each of KID's 100 subsets"
         )
         options.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+        options.add_argument("--compile", action="store_true", help="compile the network: a wait, then faster batches")
         options.add_argument("--output", default=output, help="file for the numbers")
 
     overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
@@ -85,6 +86,7 @@ def parse():
     overfitting.add_argument("--extractor", default=DEFAULT_EXTRACTOR, help="as for `reference`")
     overfitting.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
     model_options(overfitting, 500)
+    overfitting.add_argument("--num_pictures", type=int, help="real pictures for the losses; as many as are held out")
     overfitting.add_argument("--output_dir", default="overfitting", help="folder for numbers and figures")
     for options in (score, steps, overfitting):
         options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
@@ -137,9 +139,10 @@ def overfitting(args):
     )
     options = {"seed": args.seed, "batch_size": args.batch_size}
     # As many training pictures as held-out ones, so that both curves have the same errors.
+    count = args.num_pictures or len(held_out)
     curves = {
-        "training": loss_by_noise_level(pipe, training, num_images=len(held_out), **options),
-        "held out": loss_by_noise_level(pipe, held_out, num_images=len(held_out), **options),
+        "training": loss_by_noise_level(pipe, training, num_images=count, **options),
+        "held out": loss_by_noise_level(pipe, held_out, num_images=count, **options),
     }
     memorization = measure_memorization(
         pipe, training, held_out, extractor, args.num_images, args.num_inference_steps, **options
@@ -158,7 +161,7 @@ def overfitting(args):
 
 
 def _model_options(args):
-    names = ("num_images", "seed", "batch_size", "kid_subset_size")
+    names = ("num_images", "seed", "batch_size", "kid_subset_size", "compile")
     return {name: getattr(args, name) for name in names} | {"dtype": getattr(torch, args.dtype)}
 
 

@@ -75,7 +75,7 @@ def test_a_model_that_does_not_remember_is_not_accused(flowers, tiny_extractor):
 def test_the_script_writes_numbers_and_figures(run_script, tiny_extractor, tmp_path):
     FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(tmp_path / "model")
     options = ["--model", tmp_path / "model", "--data", FLOWERS, "--split", "train", "--cache_dir", tmp_path / "cache"]
-    options += ["--extractor", tiny_extractor, "--num_images", 8, "--num_inference_steps", 2]
+    options += ["--extractor", tiny_extractor, "--num_images", 8, "--num_inference_steps", 2, "--num_pictures", 16]
     document = tmp_path / "doc.md"
     document.write_text("<!-- overfitting -->\n<!-- /overfitting -->\n")
     options += ["--document", document, "--format", "webp"]

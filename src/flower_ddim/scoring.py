@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from .compilation import compile_unet
 from .data import ImageArray, decode_images, open_dataset
 from .evaluation import KID_SUBSET_SIZE, Reference, check_possible, compare, kernel_distance
 from .features import FeatureExtractor, load_extractor
@@ -91,6 +92,7 @@ def score_model(
     seed: int = 0,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
+    compile: bool = False,
     kid_subset_size: int = KID_SUBSET_SIZE,
 ) -> dict:
     """Scores images of a model, see [`compare`], and says how they were made; under `accelerate launch` processes share the work.
@@ -102,6 +104,7 @@ def score_model(
         solver: one of [`SOLVERS`].
         batch_size: images that are generated at a time in each process.
         dtype: of the network while it generates.
+        compile: whether to compile the network; `batch_size` should then divide the images of each process.
         kid_subset_size: pictures in each of KID's random subsets.
 
     Raises:
@@ -109,7 +112,7 @@ def score_model(
     """
     check_possible(num_images, len(reference.features), kid_subset_size)
     accelerator = Accelerator()
-    pipe, extractor = _load(model, reference, accelerator, dtype)
+    pipe, extractor = _load(model, reference, accelerator, dtype, compile)
     pipe = with_solver(pipe, solver)
     start = time.perf_counter()
     options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
@@ -134,6 +137,7 @@ def quality_against_steps(
     seed: int = 0,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
+    compile: bool = False,
     kid_subset_size: int = KID_SUBSET_SIZE,
 ) -> dict:
     """KID of the same model for numbers of steps and solvers, always from the same noise; arguments as in [`score_model`].
@@ -143,7 +147,7 @@ def quality_against_steps(
     """
     check_possible(num_images, len(reference.features), kid_subset_size)
     accelerator = Accelerator()
-    pipe, extractor = _load(model, reference, accelerator, dtype)
+    pipe, extractor = _load(model, reference, accelerator, dtype, compile)
     rows = []
     for solver in solvers:
         solving = with_solver(pipe, solver)
@@ -156,6 +160,7 @@ def quality_against_steps(
         "model": model,
         "num_images": num_images,
         "seed": seed,
+        "dtype": str(dtype).removeprefix("torch."),
         "feature_extractor": reference.extractor,
         "reference": {"name": reference.source, "num_images": len(reference.features)},
         "rows": rows,
@@ -186,7 +191,7 @@ def steps_table(result: dict) -> str:
     lines += [
         "",
         f"KID × 1000 of {result['num_images']:,} images from the same noise, against {reference['num_images']:,} real ones "
-        f"({reference['name']}), in the feature space of {result['feature_extractor']}.",
+        f"({reference['name']}), in the feature space of {result['feature_extractor']}; the network ran in {result['dtype']}.",
     ]
     best = fewest_steps(result["rows"])
     if best:
@@ -198,8 +203,10 @@ def steps_table(result: dict) -> str:
 
 
 def _load(
-    model: str, reference: Reference, accelerator: Accelerator, dtype: torch.dtype
+    model: str, reference: Reference, accelerator: Accelerator, dtype: torch.dtype, compile: bool
 ) -> tuple[FlowerDDIMPipeline, FeatureExtractor]:
     extractor = load_extractor(reference.extractor, accelerator.device)
     pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype).to(accelerator.device)
+    if compile:
+        compile_unet(pipe.unet)
     return pipe, extractor
