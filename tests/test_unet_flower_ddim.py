@@ -73,7 +73,7 @@ def test_half_precision_weights_still_get_an_exact_embedding(tmp_path, noise, dt
     half = FlowerUNet2DModel.from_pretrained(tmp_path, dtype=dtype)
     assert half.conv_in.weight.dtype == dtype
     assert half.mid_blocks[0].norm.running_mean.dtype == torch.float32
-    assert half.noise_power(123.456, 1).dtype == torch.float32
+    assert half.noise_power(123.456, 1).dtype == torch.float64
     assert torch.equal(half.noise_power(123.456, 1), unet.noise_power(123.456, 1))
     prediction, expected = half(noise.to(dtype), 700).sample, unet(noise, 700).sample
     assert prediction.dtype == dtype

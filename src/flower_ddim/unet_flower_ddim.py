@@ -43,6 +43,39 @@ def noise_embedding(noise_power: torch.Tensor, embedding_dim: int = 32) -> torch
     return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
 
 
+def _bilinear(hidden_states: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(hidden_states, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _bilinear_backward(gradient: torch.Tensor) -> torch.Tensor:
+    batch_size, channels, height, width = gradient.shape
+    input_size = [batch_size, channels, height // 2, width // 2]
+    return torch.ops.aten.upsample_bilinear2d_backward(gradient, [height, width], input_size, False, 2.0, 2.0)
+
+
+# A copy of this module, out of a model folder, may have registered them already. The gradient is an operator too, since the
+# shape of PyTorch's own cannot be told where sizes are symbols.
+if not hasattr(torch.ops.flower_ddim, "upsample"):
+    for name, function, fake in (
+        ("flower_ddim::upsample", _bilinear, _bilinear),
+        ("flower_ddim::upsample_backward", _bilinear_backward, lambda gradient: F.avg_pool2d(gradient, kernel_size=2)),
+    ):
+        torch.library.custom_op(name, function, mutates_args=(), schema="(Tensor input) -> Tensor")
+        torch.library.register_fake(name, fake)
+    torch.library.register_autograd(
+        "flower_ddim::upsample", lambda ctx, gradient: torch.ops.flower_ddim.upsample_backward(gradient)
+    )
+
+
+def upsample(hidden_states: torch.Tensor) -> torch.Tensor:
+    """Bilinear ×2 upsampling with half-pixel centres, (B, C, H, W) to (B, C, 2H, 2W)."""
+    # For CPUs PyTorch's compiler makes a loop of its own of this, which gathers number by number: in bfloat16 a quarter of a
+    # forward pass. As an operator of which it knows nothing, PyTorch's own kernel is called.
+    if hidden_states.device.type == "cpu" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return torch.ops.flower_ddim.upsample(hidden_states)
+    return _bilinear(hidden_states)
+
+
 class ResidualBlock(nn.Module):
     """x ↦ shortcut(x) + conv(swish(conv(norm(x)))), at one resolution."""
 
@@ -89,7 +122,7 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        hidden_states = F.interpolate(hidden_states, scale_factor=2, mode="bilinear", align_corners=False)
+        hidden_states = upsample(hidden_states)
         for resnet in self.resnets:
             hidden_states = resnet(torch.cat([hidden_states, skips.pop()], dim=1))
         return hidden_states
@@ -98,8 +131,8 @@ class UpBlock(nn.Module):
 class FlowerUNet2DModel(ModelMixin, ConfigMixin):
     """Predicts the noise in an image from the image and the *power* of that noise (chapter 8 of *Generative Deep Learning*).
 
-    The call is that of diffusers' `UNet2DModel`; the noise power is derived from the timestep, in float32 or better, with
-    the configured schedule.
+    The call is that of diffusers' `UNet2DModel`; the noise power is derived from the timestep with the configured
+    schedule, in float64 where the device has it.
 
     Args:
         sample_size: side of the images in pixels, or (height, width); the number of `block_out_channels` minus one
@@ -241,8 +274,14 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         return (model, loading_info) if wants_loading_info else model
 
     def noise_power(self, timestep: torch.Tensor | float, batch_size: int) -> torch.Tensor:
-        """Noise power (variance) v = 1 - ᾱ at a timestep, a number or a tensor of shape (), (1,) or (batch_size,)."""
-        timestep = torch.as_tensor(timestep, device=self.device)
+        """Noise power (variance) v = 1 - ᾱ at a timestep, a number or a tensor of shape (), (1,) or (batch_size,).
+
+        In float64 where the device has it.
+        """
+        # The highest frequency of the embedding makes a phase of 0.0004 out of float32's rounding of v, and compiled code rounds
+        # otherwise than eager code does. Apple's GPUs have no float64.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        timestep = torch.as_tensor(timestep, device=self.device).to(dtype)
         if timestep.ndim > 1 or timestep.numel() not in (1, batch_size):
             raise ValueError(
                 f"`timestep` has the shape {tuple(timestep.shape)}, but must be a number or hold one or {batch_size} numbers, "
