@@ -53,7 +53,7 @@ lint-check: $(VENV)/.installed-dev            ## check the code and its format, 
 BENCH := $(RUN) scripts/benchmark.py
 bench: $(VENV)/.installed $(VENV)-bench/.installed            ## measure speed and memory beside Keras and diffusers: docs/performance.md
 	$(BENCH) compare --document docs/performance.md --output docs/performance/compare.json
-	$(BENCH) sizes --document docs/performance.md --output docs/performance/sizes.json
+	$(BENCH) sizes --max_seconds 4 --document docs/performance.md --output docs/performance/sizes.json
 
 clean:            ## remove what the other targets made
 	rm -rf $(VENV) $(VENV)-bench flowers.png demo reference.safetensors

@@ -38,7 +38,7 @@ def parse():
 
     comparison = verb("compare", "sets contenders side by side: training, generation, first picture, memory")
     comparison.add_argument("--contenders", nargs="+", default=ENTRANTS, choices=ENTRANTS, help="who takes part")
-    comparison.add_argument("--rounds", type=int, default=5, help="turns of each contender")
+    comparison.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     comparison.add_argument("--train_batch_size", type=int, default=64, help="images in a training step")
     comparison.add_argument("--batch_size", type=int, default=16, help="images that are generated at a time")
     comparison.add_argument("--sample_size", type=int, default=64, help="side of the images in pixels")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.cli import run
+from flower_ddim.compilation import compile_unet
 from flower_ddim.generation import generate_folder
 
 
@@ -20,6 +21,12 @@ def parse():
     parser.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
     parser.add_argument("--eta", type=float, default=0.0, help="0 is deterministic DDIM, 1 like DDPM")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next one has the next seed")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="what the network computes in"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network: less than a minute's wait, then faster batches"
+    )
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--output", default="flowers.png", help="file of the grid")
     target.add_argument("--output_dir", help="folder for single files instead; what is there already is kept")
@@ -29,8 +36,13 @@ def parse():
 
 
 def write_grid(args):
-    pipe = FlowerDDIMPipeline.from_pretrained(args.model)
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    if args.compile:
+        compile_unet(pipe.unet)
+        start = time.perf_counter()
+        pipe(args.num_images, num_inference_steps=1, output_type="latent")
+        print(f"Compiling took {time.perf_counter() - start:.1f} s.")
     generators = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_images)]
     start = time.perf_counter()
     images = pipe(args.num_images, generators, args.num_inference_steps, args.eta).images
@@ -50,6 +62,7 @@ def main():
         write_grid(args)
     else:
         options = (args.num_images, args.num_inference_steps, args.eta, args.seed, args.batch_size)
+        options += (args.dtype, args.compile)
         print(f"The images are in {generate_folder(args.model, args.output_dir, *options)}.")
 
 

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from .compilation import compile_unet
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 
 
@@ -25,6 +26,8 @@ def generate_folder(
     eta: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
+    dtype: str = "float32",
+    compile: bool = False,
 ) -> Path:
     """Generates `000000.png`, `000001.png`, … with the seeds `seed`, `seed` + 1, …, those that are not there yet.
 
@@ -35,6 +38,8 @@ def generate_folder(
         model: folder or Hub id of a pipeline.
         output_dir: where the images go, beside `generation.json` with the options that made them.
         batch_size: images that are generated at a time in each process.
+        dtype: that the network computes in, `"float32"`, `"bfloat16"` or `"float16"`.
+        compile: whether to compile the network, once for all batches; see [`compile_unet`].
 
     Raises:
         ValueError: if the folder holds images made with other options, or a number is out of range.
@@ -46,8 +51,11 @@ def generate_folder(
         )
     output_dir = Path(output_dir)
     options = {"model": str(model), "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
+    options |= {"dtype": dtype} if dtype != "float32" else {}
     accelerator = Accelerator()
-    pipe = FlowerDDIMPipeline.from_pretrained(model).to(accelerator.device)
+    pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(accelerator.device)
+    if compile:
+        compile_unet(pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     with accelerator.main_process_first():
         _claim_folder(output_dir, options)
@@ -58,8 +66,11 @@ def generate_folder(
     ) as bar:
         for start in range(0, len(missing), batch_size):
             numbers = missing[start : start + batch_size]
-            images = generate_numbers(pipe, numbers, seed, num_inference_steps=num_inference_steps, eta=eta)
-            for i, image in zip(numbers, images, strict=True):
+            # Compiled code is for one size of batch: to fill up the last one is quicker than to compile for what is left.
+            filling = numbers[-1:] * (min(batch_size, len(missing)) - len(numbers)) if compile else []
+            options = {"num_inference_steps": num_inference_steps, "eta": eta}
+            images = generate_numbers(pipe, [*numbers, *filling], seed, **options)
+            for i, image in zip(numbers, images[: len(numbers)], strict=True):
                 unfinished = output_dir / f".{i:06}.png"
                 image.save(unfinished)
                 os.replace(unfinished, _image_path(output_dir, i))

@@ -61,8 +61,7 @@ def startup_table(result: dict) -> str:
     lines = []
     for name, seconds in result["first_picture"].items():
         contender = CONTENDERS[name]
-        how = contender.dtype + (", compiled before" if contender.compiled else "")
-        lines.append([f"first picture: {contender.label}, {how}", _seconds(seconds)])
+        lines.append([f"first picture: {contender.label}, {contender.dtype}", _seconds(seconds)])
     labels = {"import flower_ddim": "`import flower_ddim`", "nothing": "`pass`, for comparison"}
     labels["FlowerDDIMPipeline"] = "`from flower_ddim import FlowerDDIMPipeline`"
     lines += [[labels[name], _seconds(seconds)] for name, seconds in result["imports"].items()]
