@@ -80,7 +80,7 @@ def score_folder(folder: str, reference: Reference, resolution: int, kid_subset_
     images = real_images(folder, "train", resolution)
     check_possible(len(images), len(reference.features), kid_subset_size)
     features = real_features(images, load_extractor(reference.extractor))
-    return {"images": folder, **compare(features, reference, kid_subset_size)}
+    return {"images": _name(folder), **compare(features, reference, kid_subset_size)}
 
 
 def score_model(
@@ -118,7 +118,7 @@ def score_model(
     options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
     _, features = generate_with_features(pipe, extractor, num_images, accelerator, **options)
     return {
-        "model": model,
+        "model": _name(model),
         "num_inference_steps": num_inference_steps,
         "scheduler": type(pipe.scheduler).__name__,
         "seed": seed,
@@ -157,7 +157,7 @@ def quality_against_steps(
             kid = kernel_distance(features, reference.features, subset_size=kid_subset_size)
             rows.append({"solver": solver, "num_inference_steps": number, "kid": kid})
     return {
-        "model": model,
+        "model": _name(model),
         "num_images": num_images,
         "seed": seed,
         "dtype": str(dtype).removeprefix("torch."),
@@ -210,3 +210,8 @@ def _load(
     if compile:
         compile_unet(pipe.unet)
     return pipe, extractor
+
+
+def _name(model: str) -> str:
+    """What to call a model in a record that others read: where its folder lies is nobody's business."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
