@@ -26,11 +26,11 @@ train-demo: $(VENV)/.installed            ## train for ten minutes on two CPU co
 evaluate: $(VENV)/.installed-test            ## measure the shipped model against DATA, a folder of flowers: docs/evaluation.md
 	$(RUN) scripts/evaluate.py reference --data $(DATA) --output reference.safetensors
 	$(RUN) scripts/evaluate.py score --reference reference.safetensors --document docs/evaluation.md \
-		--output src/flower_ddim/pretrained/flower-ddim-64/metrics.json
-	$(RUN) scripts/evaluate.py steps --reference reference.safetensors --num_images 200 --kid_subset_size 200 \
-		--document docs/evaluation.md --output docs/evaluation/steps.json --format webp
-	$(RUN) scripts/evaluate.py overfitting --data $(DATA) --document docs/evaluation.md --output_dir docs/evaluation \
-		--format webp
+		--output src/flower_ddim/pretrained/flower-ddim-64/metrics.json --num_images 500 --batch_size 50 --compile
+	$(RUN) scripts/evaluate.py overfitting --data $(DATA) --num_images 200 --num_pictures 200 --document docs/evaluation.md \
+		--output_dir docs/evaluation --format webp
+	$(RUN) scripts/evaluate.py steps --reference reference.safetensors --num_images 64 --kid_subset_size 64 \
+		--compile --dtype bfloat16 --document docs/evaluation.md --output docs/evaluation/steps.json --format webp
 
 test: $(VENV)/.installed-test            ## run the quick tests
 	$(RUN) -m pytest -m "not slow and not browser"

@@ -1,6 +1,14 @@
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+from conftest import ROOT
+
+from flower_ddim import PRETRAINED
 from flower_ddim.documents import replace_block
+from flower_ddim.evaluation import markdown_table
+from flower_ddim.overfitting import memorization_table
+from flower_ddim.scoring import steps_table
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
@@ -18,3 +26,16 @@ def test_a_document_without_the_marks_is_left_alone(tmp_path, text):
     with pytest.raises(ValueError, match="<!-- x --> and <!-- /x -->"):
         replace_block(document, "x", "new\n")
     assert document.read_text() == text
+
+
+def block(document, name):
+    return (ROOT / document).read_text().split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+
+
+def test_the_numbers_of_the_shipped_model_stand_in_the_documents_as_they_were_measured():
+    score = json.loads((Path(PRETRAINED) / "metrics.json").read_text())
+    assert block("docs/evaluation.md", "score") == markdown_table(score)
+    steps = json.loads((ROOT / "docs" / "evaluation" / "steps.json").read_text())
+    assert block("docs/evaluation.md", "steps") == steps_table(steps)
+    report = json.loads((ROOT / "docs" / "evaluation" / "overfitting.json").read_text())["memorization"]
+    assert block("docs/evaluation.md", "overfitting") == memorization_table(report)
