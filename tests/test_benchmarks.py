@@ -58,6 +58,7 @@ def test_the_script_compares_and_fills_every_block_of_the_document(run_script, t
     assert len(rows(written["startup"])) == 5 and len(rows(written["sizes-training"])[0]) == 4
 
 
+@pytest.mark.slow
 def test_contenders_take_turns_with_the_ceilings():
     found = take_turns(Settings(["diffusers-same"], 2, 1, 2, 2, 2, 16, **TINY), "generate")
     assert len(found["diffusers-same"]["seconds"]) == 2 and found["diffusers-same"]["parameters"] > 0
@@ -70,6 +71,7 @@ def test_the_loop_of_diffusers_trains_our_network():
     assert first["seconds"] > 0 and second["peak_memory"] >= first["peak_memory"] > 50 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_tensorflow() is None, reason="TensorFlow is not installed: make bench")
 def test_keras_has_the_same_network(tmp_path):
     """In training, generation and at the first picture, and as many parameters."""

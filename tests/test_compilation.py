@@ -110,6 +110,7 @@ def test_images_in_another_dtype_are_not_mixed(model, tmp_path):
         generate_folder(model, tmp_path, 2, 2)
 
 
+@pytest.mark.slow
 def test_generate_compiles_and_computes_in_bfloat16(model, run_script, tmp_path):
     options = ["--model", model, "--num_inference_steps", 3, "--num_images", 2, "--cell_size", 16]
     run_script("generate.py", *options, "--output", tmp_path / "slow.png")

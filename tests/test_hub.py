@@ -205,6 +205,7 @@ def test_failing_downloads_end_in_one_sentence_each(server, tmp_path):
         assert "hf_" not in completed.stdout + completed.stderr
 
 
+@pytest.mark.slow
 def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_it_was(server, folder, tmp_path):
     cases = {
         "me/commit-500": ({"commit": 500}, "the Hub answered 500, so try again later"),
@@ -279,6 +280,7 @@ def test_training_reads_a_data_set_of_the_hub(server, tmp_path):
     assert completed.returncode == 1 and "There is no data set 'me/none' on the Hub" in completed.stderr
 
 
+@pytest.mark.slow
 def test_the_script_shows_what_it_uploads_and_takes_nothing_else(server, folder, tmp_path):
     model = shutil.copytree(folder, tmp_path / "model")
     (model / "checkpoint-5" / "state").mkdir(parents=True)
@@ -294,6 +296,7 @@ def test_the_script_shows_what_it_uploads_and_takes_nothing_else(server, folder,
     assert sorted(server.model("me/mine").files) == UPLOADED and server.model("me/mine").private
 
 
+@pytest.mark.slow
 def test_the_script_verifies_first(server, folder, tmp_path):
     model = shutil.copytree(folder, tmp_path / "model")
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
