@@ -12,8 +12,9 @@ from accelerate import PartialState
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.cli import run
 from flower_ddim.documents import replace_block
-from flower_ddim.evaluation import KID_SUBSET_SIZE, Reference, markdown_table, write_json
+from flower_ddim.evaluation import KID_SUBSET_SIZE, Reference, markdown_table
 from flower_ddim.features import DEFAULT_EXTRACTOR, load_extractor
+from flower_ddim.files import write_json
 from flower_ddim.overfitting import loss_by_noise_level, measure_memorization, memorization_table
 from flower_ddim.scoring import (
     FEW_STEP_SOLVERS,
@@ -112,7 +113,7 @@ def score(args):
         options = _model_options(args) | {"num_inference_steps": args.num_inference_steps, "solver": args.solver}
         result = score_model(args.model, reference, **options)
     if PartialState().is_main_process:
-        write_json(result, args.output)
+        write_json(args.output, result)
         _report(markdown_table(result), args, args.output)
 
 
@@ -123,7 +124,7 @@ def steps(args):
         args.model, Reference.load(args.reference), steps=args.steps, solvers=args.solvers, **_model_options(args)
     )
     if PartialState().is_main_process:
-        write_json(result, args.output)
+        write_json(args.output, result)
         quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(f".{args.format}"))
         _report(steps_table(result), args, args.output)
 
@@ -149,7 +150,7 @@ def overfitting(args):
     )
     if PartialState().is_main_process:
         folder = Path(args.output_dir)
-        write_json({"loss_by_noise_level": curves, "memorization": memorization.report}, folder / "overfitting.json")
+        write_json(folder / "overfitting.json", {"loss_by_noise_level": curves, "memorization": memorization.report})
         figures = {
             "loss_by_noise": loss_by_noise(curves),
             "closest_pairs": closest_pairs(memorization.pairs),

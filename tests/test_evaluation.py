@@ -15,8 +15,8 @@ from flower_ddim.evaluation import (
     markdown_table,
     nearest,
     precision_recall,
-    write_json,
 )
+from flower_ddim.files import write_json
 
 
 def normal(count, dim=8, mean=0.0, std=1.0, seed=0):
@@ -139,7 +139,7 @@ def test_what_is_no_reference_is_refused(tmp_path):
 
 def test_the_table_says_what_the_numbers_depend_on(tmp_path):
     result = compare(normal(60), Reference(normal(50, seed=1), "net", "pictures"), kid_subset_size=40)
-    write_json(result, tmp_path / "new" / "metrics.json")
+    write_json(tmp_path / "new" / "metrics.json", result)
     table = markdown_table(json.loads((tmp_path / "new" / "metrics.json").read_text()))
     for word in ("KID × 1000", "±", "60 images", "50 real ones (pictures)", "net", "100 subsets of 40"):
         assert word in table

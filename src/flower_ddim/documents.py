@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .files import write_text
+
 
 def replace_block(document: str | Path, name: str, text: str):
     """Puts `text` between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document, for what stands there.
@@ -14,4 +16,4 @@ def replace_block(document: str | Path, name: str, text: str):
     _, end, after = rest.partition(f"<!-- /{name} -->")
     if not (begin and end):
         raise ValueError(f"{document} has no place for {name}: add the lines <!-- {name} --> and <!-- /{name} -->.")
-    document.write_text(before + begin + text + end + after)
+    write_text(document, before + begin + text + end + after)

@@ -1,7 +1,6 @@
 """How far one set of pictures is from another, in the feature space of some network: KID, Fréchet distance, precision, recall."""
 
 import importlib.util
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,12 +196,3 @@ def markdown_table(metrics: dict) -> str:
         f"{metrics['feature_extractor']}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
     )
     return "\n".join([*lines, "", how]) + "\n"
-
-
-def write_json(values: dict, path: str | Path):
-    """Writes a score, so that an interrupted run leaves no half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n")
-    unfinished.replace(path)

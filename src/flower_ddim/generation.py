@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .compilation import compile_unet
+from .files import write_json
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 
 
@@ -95,10 +96,7 @@ def _claim_folder(output_dir: Path, options: dict):
     """Writes the options beside the images, or makes sure that those that are there were made with the same."""
     path = output_dir / OPTIONS_FILE
     if not path.exists():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}")
-        unfinished.write_text(json.dumps(options, indent=2) + "\n")
-        os.replace(unfinished, path)
+        write_json(path, options)
     earlier = json.loads(path.read_text())
     if earlier != options:
         raise ValueError(f"{output_dir} holds images made with {earlier}, not with {options}: name another folder.")

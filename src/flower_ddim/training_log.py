@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .config import TrainingConfig
+from .files import write_text
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 
 
@@ -43,9 +43,7 @@ class MetricsLog:
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= step]
-            unfinished = self.path.with_name(f".{self.path.name}")
-            unfinished.write_text("".join(line + "\n" for line in kept))
-            os.replace(unfinished, self.path)
+            write_text(self.path, "".join(line + "\n" for line in kept))
 
 
 class Window:
