@@ -4,9 +4,12 @@ import logging
 import sys
 from collections.abc import Callable
 
+from .memory import keep_freed_memory
+
 
 def run(main: Callable[[], None]):
     """Runs the main function of a script: our messages are shown, a user's mistake ends in one sentence and exit code 1."""
+    keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("flower_ddim").setLevel(logging.INFO)
     try:
