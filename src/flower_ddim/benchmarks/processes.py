@@ -45,8 +45,6 @@ class Worker:
             "OMP_NUM_THREADS": number,
             "TF_NUM_INTRAOP_THREADS": number,
             "TF_CPP_MIN_LOG_LEVEL": "2",
-            # Threads that wait must not keep the cores from those whose turn it is.
-            "OMP_WAIT_POLICY": "PASSIVE",
         }
         start = time.perf_counter()
         self._process = subprocess.Popen(
