@@ -1,0 +1,27 @@
+"""`python -m flower_ddim`, the self-check."""
+
+import numpy as np
+from outside import run_python
+from PIL import Image
+
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline, __version__
+
+
+RUN = "import runpy, sys; sys.argv[0] = 'flower_ddim'; runpy.run_module('flower_ddim', run_name='__main__')"
+
+
+def test_it_prints_the_environment_and_generates_a_picture(tmp_path):
+    import torch
+
+    completed = run_python(RUN, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    for expected in (f"flower_ddim {__version__}", f"torch {torch.__version__}", "device: ", "flower.png"):
+        assert expected in completed.stdout
+    expected = FlowerDDIMPipeline.from_pretrained(PRETRAINED)(generator=torch.Generator().manual_seed(0)).images[0]
+    difference = np.asarray(Image.open(tmp_path / "flower.png"), dtype=int) - np.asarray(expected)
+    assert abs(difference).max() <= 1
+
+
+def test_where_it_cannot_write_it_says_so(tmp_path):
+    completed = run_python(RUN, "--output", tmp_path / "nowhere" / "flower.png", home=tmp_path)
+    assert completed.returncode == 1 and "nowhere" in completed.stderr and "Traceback" not in completed.stderr
