@@ -76,10 +76,8 @@ def test_recipes_go_through_the_same_checks(tmp_path, capsys):
         (["--ema_inv_gamma", "9"], "ema_power"),
         (["--eval_kid_epochs", "1", "--validation_epochs", "0"], "eval_kid_epochs"),
         (["--max_train_minutes", "0"], "`max_train_minutes` is 0"),
-        (["--low_resolution", "32"], "low_resolution_steps"),
-        (["--low_resolution_steps", "9"], "give both or neither"),
-        (["--low_resolution", "64", "--low_resolution_steps", "9"], "between 0 and 64"),
-        (["--low_resolution", "24", "--low_resolution_steps", "9"], "multiple of it"),
+        (["--growth_steps", "9", "0"], "`growth_steps` is \\[9, 0\\]"),
+        (["--init_from", "a", "--growth_steps", "9"], "`growth_steps` contradicts `init_from`"),
         (["--hub_private_repo"], "push_to_hub"),
     ],
 )

@@ -50,6 +50,18 @@ def test_the_average_starts_as_a_copy_and_does_not_touch_the_model():
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_a_restarted_average_is_a_copy_with_its_warm_up_before_it():
+    ema = ExponentialMovingAverage(make_unet(), max_decay=0.9, power=1.0)
+    first = ema.decay()
+    for seed in range(3):
+        ema.update(changed(make_unet(), seed))
+    model = changed(make_unet(), 9)
+    ema.restart(model)
+    assert ema.decay() == first and ema.num_updates == 0
+    for name, average in ema.averaged.state_dict().items():
+        assert torch.equal(average, model.state_dict()[name])
+
+
 def test_networks_with_other_weights_and_impossible_decays_are_refused():
     ema = ExponentialMovingAverage(make_unet())
     with pytest.raises(ValueError, match="mid_blocks.1"):

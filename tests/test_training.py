@@ -107,26 +107,51 @@ def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(
     assert first[1] == pytest.approx(first[0], abs=1e-6)  # no noise is predicted yet, whatever BatchNorm sees
 
 
-def test_the_first_part_of_a_training_sees_smaller_pictures(runs):
-    options = {"low_resolution": 8, "low_resolution_steps": 3, "max_train_steps": 5}
+def test_a_growing_network_begins_with_pooled_pictures_and_its_coarse_levels(runs):
+    options = {"block_out_channels": [8, 8, 16], "growth_steps": [2, 1], "max_train_steps": 5}
     options |= {"checkpointing_steps": 2, "checkpoints_total_limit": 0}
-    trainer = Trainer(small_config(runs / "stages", **options))
-    whole = Trainer(small_config(runs / "no-stages", max_train_steps=5))
-    (low, noise, _), (images, _, _) = trainer.batches.training(2, 0), whole.batches.training(2, 0)
-    assert low.shape == noise.shape == (16, 3, 8, 8)
-    assert torch.allclose(low, torch.nn.functional.avg_pool2d(images, 2), atol=1e-6)
+    trainer = Trainer(small_config(runs / "growing", **options))
+    whole = Trainer(small_config(runs / "whole", max_train_steps=5))
+    for step, side in ((1, 4), (2, 8)):
+        (pooled, noise, _), (images, *_) = trainer.batches.training(step, 0), whole.batches.training(step, 0)
+        assert torch.allclose(pooled, torch.nn.functional.avg_pool2d(images, 16 // side), atol=1e-6)
+        assert noise.shape == pooled.shape and noise.std().item() == pytest.approx(side / 16, rel=0.05)
     for after, before in zip(trainer.batches.training(3, 0), whole.batches.training(3, 0), strict=True):
         assert torch.equal(after, before)
-    folder = train_here(runs / "staged", **options)
+    bodies = [unet.down_blocks[0].resnets[0].conv2.weight for unet in (trainer.raw_unet, trainer.ema.averaged)]
+    trainer.unet.train()
+    for _ in range(3):
+        trainer.training_step()
+    assert not any(torch.count_nonzero(body) for body in bodies)
+    assert all(  # begun anew for the whole network
+        torch.equal(average, trainer.raw_unet.state_dict()[name])
+        for name, average in trainer.ema.averaged.state_dict().items()
+    )
+    trainer.training_step()
+    assert all(torch.count_nonzero(body) for body in bodies)
+
+
+def test_a_growing_run_can_be_resumed_and_its_checkpoints_generate_full_size(runs):
+    options = {"block_out_channels": [8, 8, 16], "growth_steps": [2, 1], "max_train_steps": 5, "optimizer": "muon"}
+    options |= {"checkpointing_steps": 2, "checkpoints_total_limit": 0}
+    folder = train_here(runs / "grown", **options)
     assert len(metrics(folder)) == 5
-    assert FlowerDDIMPipeline.from_pretrained(folder).unet.config.sample_size == 16
-    # A model of the first part paints small images, and goes on from there.
     early = FlowerDDIMPipeline.from_pretrained(folder / "checkpoint-2")
-    assert early.unet.config.sample_size == 8 and early(num_inference_steps=1).images[0].size == (8, 8)
-    resumed = train_here(runs / "stages-resumed", **options, resume_from_checkpoint=str(folder / "checkpoint-2"))
+    assert early(num_inference_steps=1).images[0].size == (16, 16)
+    resumed = train_here(runs / "regrown", **options, resume_from_checkpoint=str(folder / "checkpoint-2"))
     assert metrics(resumed) == {step: loss for step, loss in metrics(folder).items() if step > 2}
-    with pytest.raises(ValueError, match="multiple of 2"):
-        Trainer(small_config(runs / "odd", resolution=18, low_resolution=9, low_resolution_steps=3))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"growth_steps": [2, 1]}, "2 levels cannot be grown"),
+        ({"growth_steps": [8]}, "nothing of 8 steps"),
+    ],
+)
+def test_a_growth_that_does_not_fit_is_explained(runs, options, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(small_config(runs / "unfit", **options))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

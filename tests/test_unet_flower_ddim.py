@@ -25,6 +25,42 @@ def test_an_untrained_network_predicts_zero_noise_and_has_glorot_kernels():
     assert all(torch.count_nonzero(m.bias) == 0 for m in unet.modules() if isinstance(m, torch.nn.Conv2d))
 
 
+def test_silent_levels_hand_pictures_through_as_if_they_had_been_pooled():
+    """Down to the level that takes part, the features of a picture are those of the pooled picture, pooled."""
+    torch.manual_seed(0)
+    unet = FlowerUNet2DModel(sample_size=32, block_out_channels=(8, 12, 16, 20)).train()
+    unet.silence_levels(2)
+    met = []
+    unet.down_blocks[2].register_forward_pre_hook(lambda _, inputs: met.append(inputs[0]))
+    images = torch.randn(4, 3, 32, 32)
+    unet(images, 300)
+    unet(torch.nn.functional.avg_pool2d(images, 4), 300, finest_level=2)
+    torch.testing.assert_close(met[1], met[0], rtol=1e-4, atol=1e-5)
+
+
+def test_levels_that_do_not_take_part_are_left_alone():
+    unet = FlowerUNet2DModel(sample_size=16, block_out_channels=(8, 12, 16)).train()
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    torch.nn.init.ones_(unet.conv_out.weight)
+    unet(torch.randn(2, 3, 8, 8), 300, finest_level=1).sample.square().mean().backward()
+    without = {name for name, parameter in unet.named_parameters() if parameter.grad is None}
+    convolutions = [
+        f"{block}.resnets.{i}.conv{j}" for block in ("down_blocks.0", "up_blocks.1") for i in (0, 1) for j in (1, 2)
+    ]
+    assert without == {f"{name}.{kind}" for name in convolutions for kind in ("weight", "bias")}
+    after = unet.state_dict()
+    assert all(
+        torch.equal(after[name], before[name])
+        for name in before
+        if name.startswith("down_blocks.0") and "running" in name
+    )
+
+
+def test_only_levels_above_the_coarsest_can_be_silenced(unet):
+    with pytest.raises(ValueError, match="2 above the coarsest"):
+        unet.silence_levels(3)
+
+
 def test_noise_embedding_is_sines_then_cosines_of_geometric_frequencies():
     power = torch.tensor([0.0, 0.25, 0.9], dtype=torch.float64)
     embedding = noise_embedding(power, 32)

@@ -27,10 +27,6 @@ class TrainingConfig:
     train_data_dir: str | None = option(None, "Folder of Parquet files or pictures; this or dataset_name.")
     cache_dir: str | None = option(None, "Where data sets are cached; the datasets library's own place by default.")
     resolution: int = option(64, "Side of the pictures in pixels.")
-    low_resolution: int | None = option(
-        None, "Side of the pictures in the first part of the training, a whole part of resolution."
-    )
-    low_resolution_steps: int = option(0, "Optimizer steps of that first part, which are quicker.")
     center_crop: bool = option(True, "Cut pictures to their central square; otherwise they are squeezed.")
     random_flip: bool = option(False, "Mirror every picture left to right with probability one half.")
     dataloader_num_workers: int = option(0, "Processes that decode the pictures; 0 is the main one.")
@@ -84,6 +80,11 @@ class TrainingConfig:
     schedule: str | None = option(None, "Diffusion schedule (offset_cosine).", ["linear", "cosine", "offset_cosine"])
     prediction_type: str | None = option(
         None, "What the network learns (epsilon, the noise).", ["epsilon", "sample", "v_prediction"]
+    )
+    growth_steps: list[int] | None = option(
+        None,
+        "Optimizer steps in which the network grows: 3000 2000 trains 3000 steps without its two finest levels, on pictures of a "
+        "quarter of the side, and 2000 without the finest, on half of it. These are quicker.",
     )
     sync_batchnorm: bool = option(False, "Share batch statistics between processes (GPUs only).")
 
@@ -139,20 +140,12 @@ class TrainingConfig:
         self._check_at_least(2, "eval_kid_images")
         self._check_at_least(1, *positive.split(), "gradient_accumulation_steps", "max_train_steps")
         not_negative = (
-            "low_resolution_steps validation_epochs eval_kid_epochs save_images_epochs save_model_epochs lr_warmup_steps "
+            "validation_epochs eval_kid_epochs save_images_epochs save_model_epochs lr_warmup_steps "
             "dataloader_num_workers seed"
         )
         self._check_at_least(0, *not_negative.split(), "learning_rate", "adam_weight_decay", "checkpoints_total_limit")
-        if (self.low_resolution is None) != (self.low_resolution_steps == 0):
-            raise ValueError("`low_resolution` and `low_resolution_steps` belong together: give both or neither.")
-        if self.low_resolution and not 0 < self.low_resolution < self.resolution:
-            raise ValueError(
-                f"`low_resolution` is {self.low_resolution}, but must lie between 0 and {self.resolution}."
-            )
-        if self.low_resolution and self.resolution % self.low_resolution:
-            raise ValueError(
-                f"`low_resolution` is {self.low_resolution}, but `resolution` {self.resolution} must be a multiple of it."
-            )
+        if self.growth_steps is not None and not all(steps >= 1 for steps in self.growth_steps or [0]):
+            raise ValueError(f"`growth_steps` is {self.growth_steps}, but must be made of numbers of at least 1.")
         if self.max_train_minutes is not None and self.max_train_minutes <= 0:
             raise ValueError(f"`max_train_minutes` is {self.max_train_minutes}, but must be greater than 0.")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
@@ -166,7 +159,8 @@ class TrainingConfig:
         for source, says in (
             (
                 "init_from",
-                ("model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule", "prediction_type"),
+                ("model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule", "prediction_type")
+                + ("growth_steps",),
             ),
             ("model_config_name_or_path", ("block_out_channels", "layers_per_block")),
         ):

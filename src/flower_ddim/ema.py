@@ -31,6 +31,11 @@ class ExponentialMovingAverage:
         self.inv_gamma = inv_gamma
         self.num_updates = 0
 
+    def restart(self, model: nn.Module):
+        """Begins anew with a copy of the weights of `model`, and with the warm-up."""
+        self.averaged.load_state_dict(model.state_dict())
+        self.num_updates = 0
+
     def decay(self) -> float:
         """Decay of the next update."""
         if self.power is None:

@@ -19,6 +19,7 @@ def diffusion_loss(
     noise: torch.Tensor,
     diffusion_time: torch.Tensor,
     loss: str = "mae",
+    **unet_options,
 ) -> torch.Tensor:
     """Error of the network's prediction for noisy images (Ho et al. 2020, equation 14, with |·| for (·)² by default).
 
@@ -29,11 +30,12 @@ def diffusion_loss(
         noise: standard normal ε in the shape of `images`.
         diffusion_time: u in [0, 1], shape (B,).
         loss: `"mae"`, mean absolute error, or `"mse"`, mean squared error.
+        unet_options: what else the network is called with.
 
     Returns:
         The mean over batch and pixels, a scalar; computed in float32 whatever the network computes in.
     """
-    prediction, target = _prediction_and_target(unet, scheduler, images, noise, diffusion_time)
+    prediction, target = _prediction_and_target(unet, scheduler, images, noise, diffusion_time, **unet_options)
     error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
     return error(prediction, target)
 
@@ -56,11 +58,13 @@ def velocity_errors(
     return ((prediction - target) ** 2).mean((1, 2, 3)) / scale**2
 
 
-def _prediction_and_target(unet, scheduler, images, noise, diffusion_time) -> tuple[torch.Tensor, torch.Tensor]:
+def _prediction_and_target(
+    unet, scheduler, images, noise, diffusion_time, **unet_options
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the network predicts for noisy images, in float32, and what it should."""
     timesteps = scheduler.schedule.timestep(diffusion_time)
     noisy_images = scheduler.add_noise(images, noise, timesteps)
-    prediction = unet(noisy_images, timesteps, return_dict=False)[0].float()
+    prediction = unet(noisy_images, timesteps, return_dict=False, **unet_options)[0].float()
     if scheduler.config.prediction_type == "epsilon":
         return prediction, noise
     if scheduler.config.prediction_type == "sample":

@@ -26,7 +26,7 @@ from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
 from .training_evaluation import KidWatch
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
-from .training_parts import build_model, describe, load_pictures
+from .training_parts import build_model, describe, load_pictures, share_statistics
 
 
 logger = get_logger(__name__)
@@ -49,8 +49,13 @@ class Trainer:
             dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=False) if config.compile else None,
             log_with=config.logger,
             project_config=ProjectConfiguration(logging_dir=str(self.output_dir / config.logging_dir)),
-            # BatchNorm statistics are averaged over the processes after every step, see `_share_statistics`.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            # BatchNorm statistics are averaged over the processes after every step, see `share_statistics`.
+            # Levels that a network has not grown yet have no gradients.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False, find_unused_parameters=config.growth_steps is not None
+                )
+            ],
         )
         if config.compile and self.accelerator.device.type == "cpu":
             check_compiler()
@@ -64,6 +69,10 @@ class Trainer:
         if self.pictures.batches:
             self.steps_per_epoch = self.pictures.batches.batches_per_epoch
         self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
+        if sum(config.growth_steps or []) >= self.total_steps:
+            raise ValueError(
+                f"`growth_steps` leaves nothing of {self.total_steps:,} steps for the whole network: give smaller numbers."
+            )
 
         unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
         self.description = describe(config, unet, self.total_steps, self.global_batch)
@@ -218,12 +227,14 @@ class Trainer:
     def training_step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step; returns its loss and the norm of its gradient, without waiting for the device."""
         accumulation = self.config.gradient_accumulation_steps
+        level = self.batches.finest_level(self.step)
+        options = {"finest_level": level} if level else {}  # which stock networks do not know
         losses = []
         for part in range(accumulation):
-            images, noise, diffusion_time = self.batches.training(self.step, part)
+            batch = self.batches.training(self.step, part)
             synchronise = part == accumulation - 1 or self.accelerator.num_processes == 1
             with nullcontext() if synchronise else self.accelerator.no_sync(self.unet):
-                loss = diffusion_loss(self.unet, self.scheduler, images, noise, diffusion_time, self.config.loss)
+                loss = diffusion_loss(self.unet, self.scheduler, *batch, self.config.loss, **options)
                 self.accelerator.backward(loss / accumulation)
             losses.append(loss.detach())
         grad_norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.config.max_grad_norm or math.inf)
@@ -232,26 +243,18 @@ class Trainer:
                 group["lr"] = self.learning_rate(self.step)
             optimizer.step()
             optimizer.zero_grad()
-        self._share_statistics()
+        share_statistics(self.raw_unet, self.accelerator)
         self.ema.update(self.raw_unet)
         self.step += 1
+        if self.batches.finest_level(self.step) != level:
+            self.ema.restart(
+                self.raw_unet
+            )  # it would hold the new levels back by what they were when they did nothing
         return torch.stack(losses).mean(), grad_norm
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of the optimizer step `step`, counted from 0."""
         return self.config.learning_rate * self._lr_factor(step)
-
-    def _share_statistics(self):
-        """Averages BatchNorm's running statistics over the processes: each has seen its own share of the batch only.
-
-        All processes, and so all their moving averages, hold the same statistics afterwards.
-        """
-        buffers = [buffer for buffer in self.raw_unet.buffers() if buffer.is_floating_point()]
-        if self.accelerator.num_processes == 1 or not buffers:
-            return
-        mean = self.accelerator.reduce(torch.cat([buffer.flatten() for buffer in buffers]), "mean")
-        for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
-            buffer.copy_(part.view_as(buffer))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -273,13 +276,8 @@ class Trainer:
         return {name: (sums[i] / sums[-1]).item() for i, name in enumerate(networks)}
 
     def pipeline(self) -> FlowerDDIMPipeline:
-        """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off.
-
-        Its images have the size of the pictures that the last step has seen.
-        """
-        unet = self.ema.averaged if self.config.use_ema else self.raw_unet
-        unet.register_to_config(sample_size=self.batches.resolution(self.step - 1))
-        return FlowerDDIMPipeline(unet, self.scheduler)
+        """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
+        return FlowerDDIMPipeline(self.ema.averaged if self.config.use_ema else self.raw_unet, self.scheduler)
 
     def save_pipeline(self, folder: Path):
         """Writes the pipeline into `folder`, in place of an earlier one."""
@@ -329,7 +327,6 @@ class Trainer:
 
     def _load_state(self, state: dict):
         """Takes over what `save_checkpoint` wrote."""
-        self.raw_unet.register_to_config(sample_size=self.batches.resolution(state["step"] - 1))
         differing = checkpoints.differences(self.checkpoint, {"unet": self.raw_unet, "scheduler": self.scheduler})
         if state["use_ema"] != self.config.use_ema:
             differing.append(f"use_ema {state['use_ema']} there, {self.config.use_ema} here")

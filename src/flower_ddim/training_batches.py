@@ -1,5 +1,6 @@
 """What a training step is given: standardised pictures, noise and diffusion times, the same on however many processes."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,12 +43,12 @@ class Batches:
         else:
             pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
         keys = [(self.config.seed, _TRAINING, step, position) for position in positions]
-        reduction = self.config.resolution // self.resolution(step)
-        return self._to_device(pixels, keys, self.config.random_flip, reduction)
+        return self._to_device(pixels, keys, self.config.random_flip, reduction=2 ** self.finest_level(step))
 
-    def resolution(self, step: int) -> int:
-        """Side of the pictures in the optimizer step `step`."""
-        return self.config.low_resolution if step < self.config.low_resolution_steps else self.config.resolution
+    def finest_level(self, step: int) -> int:
+        """First level of the network that takes part in the optimizer step `step`, see `growth_steps`."""
+        growth = self.config.growth_steps or []
+        return sum(step < grown for grown in itertools.accumulate(growth))
 
     def validation(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
@@ -59,7 +60,7 @@ class Batches:
         images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
         images = F.avg_pool2d(images.expand(-1, self.channels, -1, -1).float(), reduction)
         noise, diffusion_time, coin = draw(tuple(images.shape[1:]), *keys)
-        images = (images / 255 - self.mean) / self.std
+        images, noise = (images / 255 - self.mean) / self.std, noise / reduction  # as if it had been pooled, too
         if flip:
             images = torch.where(coin.to(device)[:, None, None, None], images.flip(-1), images)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 import yaml
+from accelerate import Accelerator
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -100,10 +101,12 @@ def build_model(
         raise ValueError(f"The pictures have {channels} channels, but the network has {unet.config.in_channels}.")
     # A network of three channels is given grey pictures as coloured ones.
     statistics = {name: values * (unet.config.out_channels // len(values)) for name, values in statistics.items()}
-    for side in filter(None, (config.low_resolution, config.resolution)):
-        unet.register_to_config(sample_size=side, **statistics)
-        if isinstance(unet, FlowerUNet2DModel):
-            unet.check_config()
+    unet.register_to_config(sample_size=config.resolution, **statistics)
+    if isinstance(unet, FlowerUNet2DModel):
+        unet.check_config()
+        unet.silence_levels(len(config.growth_steps or []))
+    elif config.growth_steps:
+        raise ValueError("`growth_steps` needs a FlowerUNet2DModel, which a stock UNet2DModel is not: leave it out.")
     if scheduler is None:
         names = ("schedule", "min_signal_rate", "max_signal_rate", "num_train_timesteps")
         shared = {name: unet.config[name] for name in names if unet.config.get(name) is not None}
@@ -123,6 +126,19 @@ def _new_unet(config: TrainingConfig, channels: int, statistics: dict) -> torch.
     model_config = FlowerUNet2DModel.load_config(config.model_config_name_or_path)
     cls = UNet2DModel if model_config.get("_class_name") == "UNet2DModel" else FlowerUNet2DModel
     return cls.from_config(model_config)
+
+
+def share_statistics(unet: torch.nn.Module, accelerator: Accelerator):
+    """Averages BatchNorm's running statistics over the processes: each has seen its own share of the batch only.
+
+    All processes, and so all their moving averages, hold the same statistics afterwards.
+    """
+    buffers = [buffer for buffer in unet.buffers() if buffer.is_floating_point()]
+    if accelerator.num_processes == 1 or not buffers:
+        return
+    mean = accelerator.reduce(torch.cat([buffer.flatten() for buffer in buffers]), "mean")
+    for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
 
 
 def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, global_batch: int) -> str:

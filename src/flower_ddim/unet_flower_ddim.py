@@ -110,6 +110,13 @@ class DownBlock(nn.Module):
             skips.append(hidden_states)
         return F.avg_pool2d(hidden_states, kernel_size=2)
 
+    def shortcuts(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """What is left of `forward` without the bodies of the residual blocks and the pooling."""
+        for resnet in self.resnets:
+            hidden_states = resnet.conv_shortcut(hidden_states)
+            skips.append(hidden_states)
+        return hidden_states
+
 
 class UpBlock(nn.Module):
     """Bilinear ×2 upsampling, then residual blocks, each on its input concatenated with the latest skip."""
@@ -125,6 +132,12 @@ class UpBlock(nn.Module):
         hidden_states = upsample(hidden_states)
         for resnet in self.resnets:
             hidden_states = resnet(torch.cat([hidden_states, skips.pop()], dim=1))
+        return hidden_states
+
+    def shortcuts(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """What is left of `forward` without the bodies of the residual blocks and the upsampling."""
+        for resnet in self.resnets:
+            hidden_states = resnet.conv_shortcut(torch.cat([hidden_states, skips.pop()], dim=1))
         return hidden_states
 
 
@@ -234,6 +247,26 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.conv_out.weight)
 
+    def silence_levels(self, number: int):
+        """Prepares a new network for being grown from coarse to fine (after Karras et al. 2018 and Gu et al. 2023).
+
+        The residual blocks of the `number` finest levels begin with zero bodies. All that they do is then pointwise and
+        linear, and so commutes with average pooling: the levels below meet in a picture what they meet, with
+        `finest_level=number`, in the pooled picture. The network can be trained on small pictures, at a fraction of the
+        cost, and what it has learned is of use in large ones, at the same place and of the same size within them.
+
+        Raises:
+            ValueError: if there are not so many levels above the bottleneck.
+        """
+        if not 0 <= number <= len(self.down_blocks):
+            raise ValueError(
+                f"{number} levels cannot be grown later: there are {len(self.down_blocks)} above the coarsest."
+            )
+        for blocks in (self.down_blocks[:number], self.up_blocks[len(self.up_blocks) - number :]):
+            for block in blocks:
+                for resnet in block.resnets:
+                    nn.init.zeros_(resnet.conv2.weight)
+
     @classmethod
     def _dict_from_json_file(cls, json_file):
         return read_json_object(json_file)
@@ -290,22 +323,25 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         _, noise_rate = self.schedule.rates(self.schedule.diffusion_time(timestep))
         return (noise_rate**2).expand(batch_size)
 
-    def predict(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+    def predict(self, sample: torch.Tensor, embedding: torch.Tensor, finest_level: int = 0) -> torch.Tensor:
         """The network proper: (B, in_channels, H, W) noisy images and (B, noise_embedding_dim) embeddings to predictions."""
         # The pictures take on the layout of the weights, which tells nothing in the 1×1 convolution that they meet first.
         kernel = self.mid_blocks[0].conv1.weight
         is_channels_last = kernel.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if is_channels_last else torch.contiguous_format
         hidden_states = self.conv_in(sample.contiguous(memory_format=layout))
-        embedding = embedding.to(hidden_states.dtype)[:, :, None, None]
-        hidden_states = torch.cat([hidden_states, embedding.expand(-1, -1, *hidden_states.shape[-2:])], dim=1)
+        embedding = embedding.to(hidden_states.dtype)[:, :, None, None].expand(-1, -1, *hidden_states.shape[-2:])
+        # In the layout of what it is joined to: PyTorch joins tensors of different layouts slowly.
+        hidden_states = torch.cat([hidden_states, embedding.contiguous(memory_format=layout)], dim=1)
         skips = []
-        for block in self.down_blocks:
-            hidden_states = block(hidden_states, skips)
+        for level, block in enumerate(self.down_blocks):
+            walk = block if level >= finest_level else block.shortcuts
+            hidden_states = walk(hidden_states, skips)
         for block in self.mid_blocks:
             hidden_states = block(hidden_states)
-        for block in self.up_blocks:
-            hidden_states = block(hidden_states, skips)
+        for level, block in zip(reversed(range(len(self.up_blocks))), self.up_blocks, strict=True):
+            walk = block if level >= finest_level else block.shortcuts
+            hidden_states = walk(hidden_states, skips)
         return self.conv_out(hidden_states)
 
     def forward(
@@ -314,6 +350,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         timestep: torch.Tensor | float | int,
         class_labels: torch.Tensor | None = None,
         return_dict: bool = True,
+        finest_level: int = 0,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
         """Predicts the noise in `sample`.
 
@@ -323,6 +360,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 shape (), (1,) or (B,) of any dtype, integer or fractional.
             class_labels: must be `None`; it is here because `UNet2DModel` has it.
             return_dict: whether to return a [`~diffusers.models.unets.unet_2d.UNet2DOutput`] or a tuple.
+            finest_level: the first of the levels (widths) that takes part, for a network that is being grown; see
+                [`silence_levels`]. `sample` is then average-pooled `finest_level` times.
 
         Returns:
             The prediction, in the shape and dtype of `sample`.
@@ -330,5 +369,6 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if class_labels is not None:
             raise ValueError("`class_labels` must be None: this model is unconditional.")
         noise_power = self.noise_power(timestep, sample.shape[0])
-        prediction = self.predict(sample, noise_embedding(noise_power, self.config.noise_embedding_dim))
+        embedding = noise_embedding(noise_power, self.config.noise_embedding_dim)
+        prediction = self.predict(sample, embedding, finest_level)
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
