@@ -56,7 +56,7 @@ bench: $(VENV)/.installed $(VENV)-bench/.installed            ## measure speed a
 	$(BENCH) sizes --max_seconds 4 --document docs/performance.md --output docs/performance/sizes.json
 
 clean:            ## remove what the other targets made
-	rm -rf $(VENV) $(VENV)-bench flowers.png demo reference.safetensors
+	rm -rf $(VENV) $(VENV)-bench flower.png flowers.png demo reference.safetensors
 
 # A stamp, since python itself is there even where making the environment has failed half-way.
 $(VENV)/.created:

@@ -5,6 +5,7 @@ import pytest
 from conftest import ROOT
 
 from flower_ddim import PRETRAINED
+from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
 from flower_ddim.documents import replace_block
 from flower_ddim.evaluation import markdown_table
 from flower_ddim.overfitting import memorization_table
@@ -32,10 +33,14 @@ def block(document, name):
     return (ROOT / document).read_text().split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
 
 
-def test_the_numbers_of_the_shipped_model_stand_in_the_documents_as_they_were_measured():
+def test_numbers_stand_in_the_documents_as_they_were_measured():
     score = json.loads((Path(PRETRAINED) / "metrics.json").read_text())
     assert block("docs/evaluation.md", "score") == markdown_table(score)
     steps = json.loads((ROOT / "docs" / "evaluation" / "steps.json").read_text())
     assert block("docs/evaluation.md", "steps") == steps_table(steps)
+    for name, tables in (("compare", comparison_tables), ("sizes", sizes_tables)):
+        result = json.loads((ROOT / "docs" / "performance" / f"{name}.json").read_text())
+        for mark, table in tables(result).items():
+            assert block("docs/performance.md", mark) == table
     report = json.loads((ROOT / "docs" / "evaluation" / "overfitting.json").read_text())["memorization"]
     assert block("docs/evaluation.md", "overfitting") == memorization_table(report)

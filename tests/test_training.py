@@ -140,12 +140,23 @@ def test_a_growing_run_can_be_resumed_and_its_checkpoints_generate_full_size(run
     assert early(num_inference_steps=1).images[0].size == (16, 16)
     resumed = train_here(runs / "regrown", **options, resume_from_checkpoint=str(folder / "checkpoint-2"))
     assert metrics(resumed) == {step: loss for step, loss in metrics(folder).items() if step > 2}
+    with pytest.raises(ValueError, match=r"growth_steps \[2, 1\] there, None here"):
+        train_here(folder, **options | {"growth_steps": [0]}, resume_from_checkpoint="latest")
+
+
+def test_while_it_grows_a_network_is_neither_validated_nor_sampled(runs):
+    options = {"growth_steps": [8], "max_train_steps": 15, "dataset_repeats": 1, "validation_epochs": 1}
+    folder = train_here(runs / "unseen", **options, save_images_epochs=1)
+    assert list(metrics(folder, "validation_loss")) == [14, 15]
+    assert [path.name for path in (folder / "samples").iterdir()] == ["epoch-0002.png"]
+    stopped = train_here(runs / "stopped", **options, max_train_minutes=1e-9)
+    assert (stopped / "model_index.json").exists() and not (stopped / "samples.png").exists()
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"growth_steps": [2, 1]}, "2 levels cannot be grown"),
+        ({"growth_steps": [2, 1]}, "`growth_steps` has 2 numbers"),
         ({"growth_steps": [8]}, "nothing of 8 steps"),
     ],
 )

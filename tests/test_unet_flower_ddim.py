@@ -6,6 +6,7 @@ import torch
 from conftest import make_unet
 
 from flower_ddim import FlowerUNet2DModel
+from flower_ddim.training_parts import silence_levels
 from flower_ddim.unet_flower_ddim import noise_embedding
 
 
@@ -29,7 +30,7 @@ def test_silent_levels_hand_pictures_through_as_if_they_had_been_pooled():
     """Down to the level that takes part, the features of a picture are those of the pooled picture, pooled."""
     torch.manual_seed(0)
     unet = FlowerUNet2DModel(sample_size=32, block_out_channels=(8, 12, 16, 20)).train()
-    unet.silence_levels(2)
+    silence_levels(unet, 2)
     met = []
     unet.down_blocks[2].register_forward_pre_hook(lambda _, inputs: met.append(inputs[0]))
     images = torch.randn(4, 3, 32, 32)
@@ -56,9 +57,9 @@ def test_levels_that_do_not_take_part_are_left_alone():
     )
 
 
-def test_only_levels_above_the_coarsest_can_be_silenced(unet):
-    with pytest.raises(ValueError, match="2 above the coarsest"):
-        unet.silence_levels(3)
+def test_a_level_that_is_not_there_is_refused(unet, noise):
+    with pytest.raises(ValueError, match="between 0 and 2"):
+        unet(noise, 300, finest_level=3)
 
 
 def test_noise_embedding_is_sines_then_cosines_of_geometric_frequencies():

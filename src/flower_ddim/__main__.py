@@ -3,7 +3,7 @@
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
-from . import PRETRAINED, FlowerDDIMPipeline, __version__
+from . import PRETRAINED, __version__
 from .benchmarks.machine import describe_machine, usable_cores
 from .cli import run
 
@@ -14,13 +14,15 @@ def main():
     )
     parser.add_argument("--output", default="flower.png", help="file of the picture")
     args = parser.parse_args()
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = describe_machine(usable_cores())
     versions = {"flower_ddim": __version__} | machine["versions"]
     print(f"python {machine['python']} on {machine['system']}, {machine['processor']}, {machine['cores']} cores")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    import torch  # which is what a broken installation breaks at, with the versions printed already
+
+    from . import FlowerDDIMPipeline
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"device: {torch.cuda.get_device_name() if device == 'cuda' else device}")
 
     pipe = FlowerDDIMPipeline.from_pretrained(PRETRAINED).to(device)

@@ -13,7 +13,8 @@ def check_compiler():
     compiler = os.environ.get("CXX", usual)
     if shutil.which(compiler) is None:
         raise ValueError(
-            f"`compile` needs a C++ compiler, and there is no {compiler} here: install it, or leave `--compile` out."
+            f"`compile` needs a C++ compiler, and there is no {compiler} here: install it, or leave `--compile` out "
+            "(after a recipe that has it, `--compile false`)."
         )
 
 

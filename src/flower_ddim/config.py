@@ -84,7 +84,8 @@ class TrainingConfig:
     growth_steps: list[int] | None = option(
         None,
         "Optimizer steps in which the network grows: 3000 2000 trains 3000 steps without its two finest levels, on pictures of a "
-        "quarter of the side, and 2000 without the finest, on half of it. These are quicker.",
+        "quarter of the side, and 2000 without the finest, on half of it. These are quicker, but until they are over it "
+        "generates noise. 0 is none.",
     )
     sync_batchnorm: bool = option(False, "Share batch statistics between processes (GPUs only).")
 
@@ -144,8 +145,14 @@ class TrainingConfig:
             "dataloader_num_workers seed"
         )
         self._check_at_least(0, *not_negative.split(), "learning_rate", "adam_weight_decay", "checkpoints_total_limit")
+        if self.growth_steps == [0]:  # what takes those of a recipe back
+            self.growth_steps = None
         if self.growth_steps is not None and not all(steps >= 1 for steps in self.growth_steps or [0]):
-            raise ValueError(f"`growth_steps` is {self.growth_steps}, but must be made of numbers of at least 1.")
+            raise ValueError(
+                f"`growth_steps` is {self.growth_steps}, but must be made of numbers of at least 1, or be 0 for none."
+            )
+        if self.growth_steps and self.init_from:
+            raise ValueError("`growth_steps` begins a new network, but that of `init_from` is whole: leave one out.")
         if self.max_train_minutes is not None and self.max_train_minutes <= 0:
             raise ValueError(f"`max_train_minutes` is {self.max_train_minutes}, but must be greater than 0.")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
@@ -159,8 +166,7 @@ class TrainingConfig:
         for source, says in (
             (
                 "init_from",
-                ("model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule", "prediction_type")
-                + ("growth_steps",),
+                ("model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule", "prediction_type"),
             ),
             ("model_config_name_or_path", ("block_out_channels", "layers_per_block")),
         ):

@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn as nn
+from accelerate import Accelerator
 
 
 class ExponentialMovingAverage:
@@ -56,3 +57,16 @@ class ExponentialMovingAverage:
         for name in averages.keys() - set(floating):
             averages[name].copy_(weights[name])
         self.num_updates += 1
+
+
+def share_statistics(unet: nn.Module, accelerator: Accelerator):
+    """Averages BatchNorm's running statistics over the processes: each has seen its own share of the batch only.
+
+    All processes, and so all their moving averages, hold the same statistics afterwards.
+    """
+    buffers = [buffer for buffer in unet.buffers() if buffer.is_floating_point()]
+    if accelerator.num_processes == 1 or not buffers:
+        return
+    mean = accelerator.reduce(torch.cat([buffer.flatten() for buffer in buffers]), "mean")
+    for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))

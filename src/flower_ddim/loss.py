@@ -27,7 +27,7 @@ def diffusion_loss(
         unet: the network, called with noisy images and timesteps.
         scheduler: adds the noise and says what is predicted (`prediction_type`).
         images: standardised images x_0, shape (B, C, H, W).
-        noise: standard normal ε in the shape of `images`.
+        noise: standard normal ε in the shape of `images`; where those are average-pooled, so is it.
         diffusion_time: u in [0, 1], shape (B,).
         loss: `"mae"`, mean absolute error, or `"mse"`, mean squared error.
         unet_options: what else the network is called with.

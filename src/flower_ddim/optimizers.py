@@ -1,9 +1,10 @@
 """The optimizers of the training: AdamW, or Muon for the kernels of the convolutions beside AdamW for the rest."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from diffusers.optimization import get_scheduler
 
 from .config import TrainingConfig
 
@@ -27,6 +28,15 @@ def make_optimizers(unet: torch.nn.Module, config: TrainingConfig) -> list[torch
         kernels, lr=config.learning_rate, weight_decay=config.adam_weight_decay, adjust_lr_fn="match_rms_adamw"
     )
     return [muon, torch.optim.AdamW(others, **adamw)]
+
+
+def learning_rate_factor(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, total_steps: int
+) -> Callable[[int], float]:
+    """What the learning rate is multiplied by, as a function of the optimizer step."""
+    # Of the scheduler only its formula is used: how often it is called must not matter.
+    options = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": total_steps}
+    return get_scheduler(config.lr_scheduler, optimizer, **options).lr_lambdas[0]
 
 
 def _is_hidden_kernel(name: str, weight: torch.Tensor) -> bool:

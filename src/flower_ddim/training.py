@@ -12,21 +12,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, TorchDynamoPlugin, set_seed
-from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 from . import checkpoints
 from .compilation import check_compiler
 from .config import TrainingConfig
-from .ema import ExponentialMovingAverage
+from .ema import ExponentialMovingAverage, share_statistics
 from .hub import create_repository, upload_pipeline
 from .loss import ZERO_NOISE_LOSS, diffusion_loss
-from .optimizers import make_optimizers
+from .optimizers import learning_rate_factor, make_optimizers
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
 from .training_evaluation import KidWatch
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
-from .training_parts import build_model, describe, load_pictures, share_statistics
+from .training_parts import build_model, describe, load_pictures
 
 
 logger = get_logger(__name__)
@@ -99,13 +98,7 @@ class Trainer:
             unet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet)
         self.ema = ExponentialMovingAverage(unet, config.ema_max_decay, config.ema_power, config.ema_inv_gamma)
         optimizers = make_optimizers(unet, config)
-        # Only its formula is used: the learning rate is a function of the optimizer step, not of how often something is called.
-        self._lr_factor = get_scheduler(
-            config.lr_scheduler,
-            optimizers[0],
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=self.total_steps,
-        ).lr_lambdas[0]
+        self._lr_factor = learning_rate_factor(optimizers[0], config, self.total_steps)
         self.raw_unet = unet
         self.unet, *self.optimizers = self.accelerator.prepare(unet, *optimizers)
         statistics = (unet.config.get(name, 0.5) for name in ("image_mean", "image_std"))
@@ -155,10 +148,15 @@ class Trainer:
             logger.warning(f"The training stopped after step {self.step} since {reason}; resume with latest.")
             if self._stop_reason != _TIME_IS_UP:
                 sys.exit(128 + self._stop_reason)
+        if growing := self.batches.finest_level(self.step - 1) > 0:
+            logger.warning(
+                "The network is still growing, and what it generates is noise: go on to the end of `growth_steps`."
+            )
         if self.accelerator.is_main_process:
             self.save_pipeline(self.output_dir)
-            self.save_samples(self.output_dir / "samples.png")
-            if self.repo_id:
+            if not growing:
+                self.save_samples(self.output_dir / "samples.png")
+            if self.repo_id and not growing:
                 address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
                 logger.warning(f"The pipeline was uploaded: {address}")
         return self.output_dir
@@ -202,6 +200,8 @@ class Trainer:
 
     def _evaluate(self, epoch: int, last: bool):
         """Validates, and writes samples and the pipeline, where an epoch has ended that asks for it."""
+        if self.batches.finest_level(self.step - 1):
+            return  # a network that is still growing leaves noise on its pictures
 
         def due(every: int) -> bool:
             return every > 0 and epoch > 0 and epoch % every == 0
@@ -247,9 +247,8 @@ class Trainer:
         self.ema.update(self.raw_unet)
         self.step += 1
         if self.batches.finest_level(self.step) != level:
-            self.ema.restart(
-                self.raw_unet
-            )  # it would hold the new levels back by what they were when they did nothing
+            # It would hold the new levels back by what they were when they did nothing.
+            self.ema.restart(self.raw_unet)
         return torch.stack(losses).mean(), grad_norm
 
     def learning_rate(self, step: int) -> float:
@@ -314,6 +313,7 @@ class Trainer:
                     "global_batch": self.global_batch,
                     "seed": self.config.seed,
                     "use_ema": self.config.use_ema,
+                    "growth_steps": self.config.growth_steps,
                 }
                 checkpoints.finish_checkpoint(self.output_dir, self.step, state)
                 checkpoints.rotate_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
@@ -328,8 +328,10 @@ class Trainer:
     def _load_state(self, state: dict):
         """Takes over what `save_checkpoint` wrote."""
         differing = checkpoints.differences(self.checkpoint, {"unet": self.raw_unet, "scheduler": self.scheduler})
-        if state["use_ema"] != self.config.use_ema:
-            differing.append(f"use_ema {state['use_ema']} there, {self.config.use_ema} here")
+        for name in ("use_ema", "growth_steps"):
+            value = getattr(self.config, name)
+            if state[name] != value:
+                differing.append(f"{name} {state[name]} there, {value} here")
         if differing:
             raise ValueError(
                 f"The checkpoint {self.checkpoint} is of another network or other pictures: {'; '.join(differing)}."
@@ -379,7 +381,8 @@ class Trainer:
 
     def _warn_of_zero_noise(self, loss: float):
         is_baseline = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"
-        if is_baseline and self.step >= min(500, self.total_steps) and loss > 0.97 * ZERO_NOISE_LOSS:
+        zero_noise = ZERO_NOISE_LOSS / 2 ** self.batches.finest_level(self.step - 1)  # pooled noise is weaker
+        if is_baseline and self.step >= min(500, self.total_steps) and loss > 0.97 * zero_noise:
             logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
 
 

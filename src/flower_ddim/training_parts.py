@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 import yaml
-from accelerate import Accelerator
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -104,7 +103,7 @@ def build_model(
     unet.register_to_config(sample_size=config.resolution, **statistics)
     if isinstance(unet, FlowerUNet2DModel):
         unet.check_config()
-        unet.silence_levels(len(config.growth_steps or []))
+        silence_levels(unet, len(config.growth_steps or []))
     elif config.growth_steps:
         raise ValueError("`growth_steps` needs a FlowerUNet2DModel, which a stock UNet2DModel is not: leave it out.")
     if scheduler is None:
@@ -128,17 +127,25 @@ def _new_unet(config: TrainingConfig, channels: int, statistics: dict) -> torch.
     return cls.from_config(model_config)
 
 
-def share_statistics(unet: torch.nn.Module, accelerator: Accelerator):
-    """Averages BatchNorm's running statistics over the processes: each has seen its own share of the batch only.
+def silence_levels(unet: FlowerUNet2DModel, number: int):
+    """Prepares a new network for being grown from coarse to fine (after Karras et al. 2018 and Gu et al. 2023).
 
-    All processes, and so all their moving averages, hold the same statistics afterwards.
+    The residual blocks of the `number` finest levels begin with zero bodies. All that they do is then pointwise and linear, and so
+    commutes with average pooling: the levels below meet in a picture what they meet, with `finest_level=number`, in the
+    pooled picture. The network can be trained on small pictures, at a fraction of the cost, and what it has learned is of
+    use in large ones, at the same place and of the same size within them.
+
+    Raises:
+        ValueError: if there are not so many levels above the bottleneck.
     """
-    buffers = [buffer for buffer in unet.buffers() if buffer.is_floating_point()]
-    if accelerator.num_processes == 1 or not buffers:
-        return
-    mean = accelerator.reduce(torch.cat([buffer.flatten() for buffer in buffers]), "mean")
-    for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(part.view_as(buffer))
+    levels = len(unet.down_blocks)
+    if number > levels:
+        raise ValueError(
+            f"`growth_steps` has {number} numbers, but the network has {levels} levels above the coarsest: give fewer numbers."
+        )
+    for block in (*unet.down_blocks[:number], *unet.up_blocks[levels - number :]):
+        for resnet in block.resnets:
+            torch.nn.init.zeros_(resnet.conv2.weight)
 
 
 def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, global_batch: int) -> str:

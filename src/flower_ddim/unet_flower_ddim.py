@@ -247,26 +247,6 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.conv_out.weight)
 
-    def silence_levels(self, number: int):
-        """Prepares a new network for being grown from coarse to fine (after Karras et al. 2018 and Gu et al. 2023).
-
-        The residual blocks of the `number` finest levels begin with zero bodies. All that they do is then pointwise and
-        linear, and so commutes with average pooling: the levels below meet in a picture what they meet, with
-        `finest_level=number`, in the pooled picture. The network can be trained on small pictures, at a fraction of the
-        cost, and what it has learned is of use in large ones, at the same place and of the same size within them.
-
-        Raises:
-            ValueError: if there are not so many levels above the bottleneck.
-        """
-        if not 0 <= number <= len(self.down_blocks):
-            raise ValueError(
-                f"{number} levels cannot be grown later: there are {len(self.down_blocks)} above the coarsest."
-            )
-        for blocks in (self.down_blocks[:number], self.up_blocks[len(self.up_blocks) - number :]):
-            for block in blocks:
-                for resnet in block.resnets:
-                    nn.init.zeros_(resnet.conv2.weight)
-
     @classmethod
     def _dict_from_json_file(cls, json_file):
         return read_json_object(json_file)
@@ -360,14 +340,16 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 shape (), (1,) or (B,) of any dtype, integer or fractional.
             class_labels: must be `None`; it is here because `UNet2DModel` has it.
             return_dict: whether to return a [`~diffusers.models.unets.unet_2d.UNet2DOutput`] or a tuple.
-            finest_level: the first of the levels (widths) that takes part, for a network that is being grown; see
-                [`silence_levels`]. `sample` is then average-pooled `finest_level` times.
+            finest_level: the first of the levels above the bottleneck that takes part, for a network that is being grown; of
+                finer ones only the shortcuts remain. `sample` is then average-pooled so many times.
 
         Returns:
             The prediction, in the shape and dtype of `sample`.
         """
         if class_labels is not None:
             raise ValueError("`class_labels` must be None: this model is unconditional.")
+        if not 0 <= finest_level <= len(self.down_blocks):
+            raise ValueError(f"`finest_level` is {finest_level}, but must lie between 0 and {len(self.down_blocks)}.")
         noise_power = self.noise_power(timestep, sample.shape[0])
         embedding = noise_embedding(noise_power, self.config.noise_embedding_dim)
         prediction = self.predict(sample, embedding, finest_level)

@@ -173,6 +173,7 @@ class MatrixProduct:
     SECONDS = 0.5  # of every turn
 
     def __init__(self, contender: Contender, job: Job):
+        keep_freed_memory()
         self.dtype = getattr(torch, contender.dtype)
 
     def ceiling(self) -> Callable[[], dict]:
