@@ -36,6 +36,7 @@ PLACES = (
     "model_config_name_or_path",
     "schedule",
 )
+OPTIONS |= {"growth_steps": [5, 3]}
 OPTIONS |= dict.fromkeys(PLACES, "/home/somebody")
 
 
@@ -81,6 +82,8 @@ def test_metadata_and_tables_hold_the_measured_numbers(folder):
         "--learning_rate 0.002",
         "--block_out_channels 8 16",
         "20 optimizer steps on 1,280 pictures.",
+        "the first 512 of them were average-pooled",
+        "--growth_steps 5 3",
         "were those of an earlier model",
         f"steps 19 to 20: {(1 / 19 + 1 / 20) / 2:.3f} (mean squared error of the noise)",
         "validation pictures: 0.046",

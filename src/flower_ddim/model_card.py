@@ -178,12 +178,14 @@ def _training(sources: Sources, dataset: str | None) -> dict | None:
     command = " \\\n    ".join(["python scripts/train.py", *map(shlex.join, words), "--output_dir OUT"])
     last = sources.log[-1] if sources.log else {}
     images = last.get("images", 0)
+    growth_steps = sum(options.get("growth_steps") or [])
     continued = bool(options.get("init_from"))
     return {
         "options": [(name, json.dumps(value)) for name, value in shown.items()],
         "command": command,
         "steps": f"{last['step']:,}" if last else None,
         "images": f"{images:,}",
+        "pooled": f"{images // last['step'] * growth_steps:,}" if last and growth_steps else None,
         "share": f"{images / BOOK_IMAGES:.0%}" if dataset == FLOWERS and not continued else None,
         "continued": continued,
         "averaged": options.get("use_ema", True),
