@@ -9,7 +9,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 DATA := tests/data
 MINUTES := 10
 
-.PHONY: help flowers train-demo evaluate test test-all test-browser lint lint-check bench clean
+.PHONY: help flowers train-demo evaluate gallery test test-all test-browser lint lint-check bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,6 +31,13 @@ evaluate: $(VENV)/.installed-test            ## measure the shipped model agains
 		--output_dir docs/evaluation --format webp
 	$(RUN) scripts/evaluate.py steps --reference reference.safetensors --num_images 64 --kid_subset_size 64 \
 		--compile --dtype bfloat16 --document docs/evaluation.md --output docs/evaluation/steps.json --format webp
+
+gallery: $(VENV)/.installed-test            ## draw the pictures in docs/ with the shipped model and DATA, and render its card: model_card.md
+	$(RUN) scripts/generate.py --output docs/flowers.webp
+	$(RUN) scripts/figures.py --data $(DATA) --split validation --metrics src/flower_ddim/pretrained/flower-ddim-64/metrics.jsonl \
+		--format webp --output_dir docs/figures
+	$(RUN) scripts/interpolate.py --num_anchors 5 --size 128 --output docs/figures/loop.webp
+	$(RUN) scripts/model_card.py
 
 test: $(VENV)/.installed-test            ## run the quick tests
 	$(RUN) -m pytest -m "not slow and not browser"
