@@ -123,7 +123,7 @@ def score_model(
         "scheduler": type(pipe.scheduler).__name__,
         "seed": seed,
         "dtype": str(dtype).removeprefix("torch."),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(time.perf_counter() - start, 3),
         **compare(features, reference, kid_subset_size),
     }
 
