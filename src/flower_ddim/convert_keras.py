@@ -11,7 +11,8 @@ import torch
 
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .scheduling_flower_ddim import FlowerDDIMScheduler
-from .unet_flower_ddim import FlowerUNet2DModel, ResidualBlock
+from .unet_blocks import ResidualBlock
+from .unet_flower_ddim import FlowerUNet2DModel
 
 
 # A file holds the network alone, or the whole diffusion model with its averaged network, which is the one to generate with.

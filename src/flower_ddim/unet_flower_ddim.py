@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from .model_files import ask_for_safetensors, pickle_hint, read_json_object
 from .schedules import DiffusionSchedule
+from .unet_blocks import DownBlock, UpBlock, residual_block
 
 
 MIN_FREQUENCY, MAX_FREQUENCY = 1.0, 1000.0
@@ -41,104 +41,6 @@ def noise_embedding(noise_power: torch.Tensor, embedding_dim: int = 32) -> torch
     )
     angles = 2 * math.pi * torch.exp(log_frequencies) * noise_power[:, None]
     return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
-
-
-def _bilinear(hidden_states: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(hidden_states, scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def _bilinear_backward(gradient: torch.Tensor) -> torch.Tensor:
-    batch_size, channels, height, width = gradient.shape
-    input_size = [batch_size, channels, height // 2, width // 2]
-    return torch.ops.aten.upsample_bilinear2d_backward(gradient, [height, width], input_size, False, 2.0, 2.0)
-
-
-# A copy of this module, out of a model folder, may have registered them already. The gradient is an operator too, since the
-# shape of PyTorch's own cannot be told where sizes are symbols.
-if not hasattr(torch.ops.flower_ddim, "upsample"):
-    for name, function, fake in (
-        ("flower_ddim::upsample", _bilinear, _bilinear),
-        ("flower_ddim::upsample_backward", _bilinear_backward, lambda gradient: F.avg_pool2d(gradient, kernel_size=2)),
-    ):
-        torch.library.custom_op(name, function, mutates_args=(), schema="(Tensor input) -> Tensor")
-        torch.library.register_fake(name, fake)
-    torch.library.register_autograd(
-        "flower_ddim::upsample", lambda ctx, gradient: torch.ops.flower_ddim.upsample_backward(gradient)
-    )
-
-
-def upsample(hidden_states: torch.Tensor) -> torch.Tensor:
-    """Bilinear ×2 upsampling with half-pixel centres, (B, C, H, W) to (B, C, 2H, 2W)."""
-    # For CPUs PyTorch's compiler makes a loop of its own of this, which gathers number by number: in bfloat16 a quarter of a
-    # forward pass. As an operator of which it knows nothing, PyTorch's own kernel is called.
-    if hidden_states.device.type == "cpu" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return torch.ops.flower_ddim.upsample(hidden_states)
-    return _bilinear(hidden_states)
-
-
-class ResidualBlock(nn.Module):
-    """x ↦ shortcut(x) + conv(swish(conv(norm(x)))), at one resolution."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        # Keras' defaults, as in the reference: x ← 0.99 x + 0.01 batch for the running statistics, ε = 0.001.
-        self.norm = nn.BatchNorm2d(in_channels, eps=1e-3, momentum=0.01, affine=False)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        self.conv_shortcut = (
-            nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else nn.Identity()
-        )
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = self.conv_shortcut(hidden_states)
-        hidden_states = F.silu(self.conv1(self.norm(hidden_states)))
-        return residual + self.conv2(hidden_states)
-
-
-class DownBlock(nn.Module):
-    """Residual blocks, each output kept as a skip, then 2×2 average pooling."""
-
-    def __init__(self, in_channels: int, out_channels: int, num_layers: int):
-        super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(num_layers)
-        )
-
-    def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        for resnet in self.resnets:
-            hidden_states = resnet(hidden_states)
-            skips.append(hidden_states)
-        return F.avg_pool2d(hidden_states, kernel_size=2)
-
-    def shortcuts(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """What is left of `forward` without the bodies of the residual blocks and the pooling."""
-        for resnet in self.resnets:
-            hidden_states = resnet.conv_shortcut(hidden_states)
-            skips.append(hidden_states)
-        return hidden_states
-
-
-class UpBlock(nn.Module):
-    """Bilinear ×2 upsampling, then residual blocks, each on its input concatenated with the latest skip."""
-
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int):
-        super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock((in_channels if i == 0 else out_channels) + skip_channels, out_channels)
-            for i in range(num_layers)
-        )
-
-    def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        hidden_states = upsample(hidden_states)
-        for resnet in self.resnets:
-            hidden_states = resnet(torch.cat([hidden_states, skips.pop()], dim=1))
-        return hidden_states
-
-    def shortcuts(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """What is left of `forward` without the bodies of the residual blocks and the upsampling."""
-        for resnet in self.resnets:
-            hidden_states = resnet.conv_shortcut(torch.cat([hidden_states, skips.pop()], dim=1))
-        return hidden_states
 
 
 class FlowerUNet2DModel(ModelMixin, ConfigMixin):
@@ -190,15 +92,16 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
 
         *widths, bottleneck = block_out_channels
         self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=1)
-        channels = block_out_channels[0] + noise_embedding_dim
+        # The first residual block, wherever it is, takes in the noise embedding.
+        channels, embedding_dim = block_out_channels[0], noise_embedding_dim
         self.down_blocks = nn.ModuleList()
         for width in widths:
-            self.down_blocks.append(DownBlock(channels, width, layers_per_block))
-            channels = width
+            self.down_blocks.append(DownBlock(channels, width, layers_per_block, embedding_dim))
+            channels, embedding_dim = width, 0
         self.mid_blocks = nn.ModuleList()
         for _ in range(layers_per_block):
-            self.mid_blocks.append(ResidualBlock(channels, bottleneck))
-            channels = bottleneck
+            self.mid_blocks.append(residual_block(channels, bottleneck, embedding_dim))
+            channels, embedding_dim = bottleneck, 0
         self.up_blocks = nn.ModuleList()
         for width in reversed(widths):
             self.up_blocks.append(UpBlock(channels, width, width, layers_per_block))
@@ -289,7 +192,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
     def noise_power(self, timestep: torch.Tensor | float, batch_size: int) -> torch.Tensor:
         """Noise power (variance) v = 1 - ᾱ at a timestep, a number or a tensor of shape (), (1,) or (batch_size,).
 
-        In float64 where the device has it.
+        In float64 where the device has it, and of shape (1,) where all samples share it, else (batch_size,).
         """
         # The highest frequency of the embedding makes a phase of 0.0004 out of float32's rounding of v, and compiled code rounds
         # otherwise than eager code does. Apple's GPUs have no float64.
@@ -301,18 +204,15 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 "one for each sample."
             )
         _, noise_rate = self.schedule.rates(self.schedule.diffusion_time(timestep))
-        return (noise_rate**2).expand(batch_size)
+        return (noise_rate**2).reshape(-1)
 
     def predict(self, sample: torch.Tensor, embedding: torch.Tensor, finest_level: int = 0) -> torch.Tensor:
-        """The network proper: (B, in_channels, H, W) noisy images and (B, noise_embedding_dim) embeddings to predictions."""
+        """The network proper: (B, in_channels, H, W) noisy images and (B or 1, noise_embedding_dim) embeddings to predictions."""
         # The pictures take on the layout of the weights, which tells nothing in the 1×1 convolution that they meet first.
         kernel = self.mid_blocks[0].conv1.weight
         is_channels_last = kernel.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if is_channels_last else torch.contiguous_format
-        hidden_states = self.conv_in(sample.contiguous(memory_format=layout))
-        embedding = embedding.to(hidden_states.dtype)[:, :, None, None].expand(-1, -1, *hidden_states.shape[-2:])
-        # In the layout of what it is joined to: PyTorch joins tensors of different layouts slowly.
-        hidden_states = torch.cat([hidden_states, embedding.contiguous(memory_format=layout)], dim=1)
+        hidden_states = self.conv_in(sample.contiguous(memory_format=layout)), embedding
         skips = []
         for level, block in enumerate(self.down_blocks):
             walk = block if level >= finest_level else block.shortcuts

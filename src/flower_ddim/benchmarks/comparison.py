@@ -68,10 +68,6 @@ def compare(settings: Settings) -> dict:
     Training and generation hold a list of seconds and more for every contender, and `gflops` for the ceilings.
     """
     result = {"training": take_turns(settings, "train"), "generation": take_turns(settings, "generate")}
-    ours = result["training"].get("flower_ddim-float32") or result["generation"].get("flower_ddim-float32") or {}
-    for rows in (result["training"], result["generation"]):
-        if "keras" in rows:  # the same network, and Keras does not count its operations
-            rows["keras"]["gflop_per_image"] = ours.get("gflop_per_image")
     return result | {"first_picture": first_pictures(settings), "imports": import_times(settings.rounds)}
 
 

@@ -63,4 +63,4 @@ class Implementation(Protocol):
         """Loads the model and writes one generated picture."""
 
     def facts(self) -> dict:
-        """`parameters`, `gflop_per_image` of a forward pass where they can be counted, and `versions`."""
+        """`parameters`, `gflop_per_image` of the convolutions of a forward pass, and `versions`."""

@@ -97,5 +97,10 @@ class KerasReference:
 
     def facts(self) -> dict:
         parameters = sum(math.prod(weight.shape) for weight in self.network.trainable_weights)
+        convolutions = [layer for layer in self.network.layers if isinstance(layer, keras.layers.Conv2D)]
+        # One multiplication and one addition for every number of the kernel at every pixel.
+        operations = sum(
+            2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3]) for layer in convolutions
+        )
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-        return {"parameters": parameters, "versions": versions}
+        return {"parameters": parameters, "gflop_per_image": operations / 1e9, "versions": versions}

@@ -37,15 +37,15 @@ def throughput_table(rows: dict[str, dict], passes: int) -> str:
             continue
         contender, rate = CONTENDERS[name], row["images_per_second"]
         fastest, slowest = (row["images"] / pick(row["seconds"]) for pick in (min, max))
-        gflops = passes * rate * row["gflop_per_image"] if row.get("gflop_per_image") else None
+        gflops = passes * rate * row["gflop_per_image"]
         lines.append(
             [
                 contender.label,
                 contender.dtype + (", compiled" if contender.compiled else ""),
                 f"{rate:.2f} ({slowest:.2f} to {fastest:.2f})",
                 f"{rate / keras:.2f}" if keras else MISSING,
-                f"{gflops:.0f}" if gflops else MISSING,
-                f"{gflops / ceilings[contender.dtype]:.0%}" if gflops else MISSING,
+                f"{gflops:.0f}",
+                f"{gflops / ceilings[contender.dtype]:.0%}",
                 f"{row['peak_memory'] / 2**30:.2f}",
                 f"{row['startup_seconds']:.0f}",
             ]
