@@ -19,11 +19,10 @@ from flower_ddim.overfitting import loss_by_noise_level, measure_memorization, m
 from flower_ddim.scoring import (
     FEW_STEP_SOLVERS,
     STEPS,
+    ScoredModel,
     make_reference,
-    quality_against_steps,
     real_images,
     score_folder,
-    score_model,
     steps_table,
 )
 from flower_ddim.solvers import SOLVERS
@@ -110,8 +109,7 @@ def score(args):
     if args.images:
         result = score_folder(args.images, reference, args.resolution, args.kid_subset_size)
     else:
-        options = _model_options(args) | {"num_inference_steps": args.num_inference_steps, "solver": args.solver}
-        result = score_model(args.model, reference, **options)
+        result = _scored_model(args, reference).score(args.num_inference_steps, args.solver)
     if PartialState().is_main_process:
         write_json(args.output, result)
         _report(markdown_table(result), args, args.output)
@@ -120,9 +118,7 @@ def score(args):
 def steps(args):
     from flower_ddim.evaluation_figures import quality_by_steps
 
-    result = quality_against_steps(
-        args.model, Reference.load(args.reference), steps=args.steps, solvers=args.solvers, **_model_options(args)
-    )
+    result = _scored_model(args, Reference.load(args.reference)).quality_against_steps(args.steps, args.solvers)
     if PartialState().is_main_process:
         write_json(args.output, result)
         quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(f".{args.format}"))
@@ -161,9 +157,10 @@ def overfitting(args):
         _report(memorization_table(memorization.report), args, folder)
 
 
-def _model_options(args):
+def _scored_model(args, reference):
     names = ("num_images", "seed", "batch_size", "kid_subset_size", "compile")
-    return {name: getattr(args, name) for name in names} | {"dtype": getattr(torch, args.dtype)}
+    options = {name: getattr(args, name) for name in names}
+    return ScoredModel(args.model, reference, dtype=getattr(torch, args.dtype), **options)
 
 
 def _report(table, args, place):

@@ -9,18 +9,11 @@ from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.evaluation import Reference
 from flower_ddim.features import load_extractor
 from flower_ddim.generation import generate_folder
-from flower_ddim.scoring import (
-    fewest_steps,
-    make_reference,
-    quality_against_steps,
-    score_folder,
-    score_model,
-    steps_table,
-)
+from flower_ddim.scoring import ScoredModel, fewest_steps, make_reference, score_folder, steps_table
 from flower_ddim.solvers import SOLVERS, with_solver
 
 
-SMALL = {"num_images": 22, "num_inference_steps": 2, "kid_subset_size": 20}
+SMALL = {"num_images": 22, "kid_subset_size": 20}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +38,7 @@ def reference(reference_file):
 
 @pytest.fixture(scope="module")
 def score(model, reference):
-    return score_model(model, reference, **SMALL, batch_size=8)
+    return ScoredModel(model, reference, **SMALL, batch_size=8).score(num_inference_steps=2)
 
 
 def numbers(score):
@@ -67,11 +60,12 @@ def test_a_score_says_what_it_was_made_with(score, model, reference, tiny_extrac
 
 
 def test_the_division_into_batches_changes_nothing(score, model, reference):
-    assert numbers(score_model(model, reference, **SMALL, batch_size=5)) == pytest.approx(numbers(score), rel=1e-3)
+    otherwise = ScoredModel(model, reference, **SMALL, batch_size=5).score(num_inference_steps=2)
+    assert numbers(otherwise) == pytest.approx(numbers(score), rel=1e-3)
 
 
 def test_two_processes_find_what_one_finds(score, model, reference_file, launch_two, tmp_path):
-    options = [word for name, value in SMALL.items() for word in (f"--{name}", value)]
+    options = [word for name, value in (SMALL | {"num_inference_steps": 2}).items() for word in (f"--{name}", value)]
     options += ["--model", model, "--reference", reference_file, "--output", tmp_path / "metrics.json"]
     launched = launch_two(ROOT / "scripts" / "evaluate.py", "score", *options, "--batch_size", 4)
     assert numbers(json.loads((tmp_path / "metrics.json").read_text())) == pytest.approx(numbers(score), rel=1e-3)
@@ -86,9 +80,9 @@ def test_a_folder_of_the_same_images_scores_the_same(score, model, reference, tm
 
 def test_too_few_images_are_refused_before_any_is_generated(model, reference):
     with pytest.raises(ValueError, match="at least 400"):
-        score_model("no model is looked for", reference, 22)
+        ScoredModel("no model is looked for", reference, 22)
     with pytest.raises(ValueError, match="at least 200"):
-        quality_against_steps(model, reference, 300, kid_subset_size=200)
+        ScoredModel("no model is looked for", reference, 300, kid_subset_size=200)
 
 
 def test_the_script_measures_from_real_pictures_to_a_document(run_script, model, tiny_extractor, tmp_path):

@@ -83,25 +83,13 @@ def score_folder(folder: str, reference: Reference, resolution: int, kid_subset_
     return {"images": _name(folder), **compare(features, reference, kid_subset_size)}
 
 
-def score_model(
-    model: str,
-    reference: Reference,
-    num_images: int,
-    num_inference_steps: int = 20,
-    solver: str = "ddim",
-    seed: int = 0,
-    batch_size: int = 32,
-    dtype: torch.dtype = torch.float32,
-    compile: bool = False,
-    kid_subset_size: int = KID_SUBSET_SIZE,
-) -> dict:
-    """Scores images of a model, see [`compare`], and says how they were made; under `accelerate launch` processes share the work.
+class ScoredModel:
+    """A model whose images are compared with real ones; under `accelerate launch` processes share the work.
 
     Args:
         model: folder of a pipeline, or its id on the Hub.
         reference: the real pictures; its feature extractor is used.
-        num_images, num_inference_steps, seed: what is generated, the images with the seeds `seed`, `seed` + 1, ….
-        solver: one of [`SOLVERS`].
+        num_images, seed: what is generated, the images with the seeds `seed`, `seed` + 1, ….
         batch_size: images that are generated at a time in each process.
         dtype: of the network while it generates.
         compile: whether to compile the network; `batch_size` should then divide the images of each process.
@@ -110,61 +98,65 @@ def score_model(
     Raises:
         ValueError: if there are too few images for the scores, before any is generated.
     """
-    check_possible(num_images, len(reference.features), kid_subset_size)
-    accelerator = Accelerator()
-    pipe, extractor = _load(model, reference, accelerator, dtype, compile)
-    pipe = with_solver(pipe, solver)
-    start = time.perf_counter()
-    options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
-    _, features = generate_with_features(pipe, extractor, num_images, accelerator, **options)
-    return {
-        "model": _name(model),
-        "num_inference_steps": num_inference_steps,
-        "scheduler": type(pipe.scheduler).__name__,
-        "seed": seed,
-        "dtype": str(dtype).removeprefix("torch."),
-        "seconds": round(time.perf_counter() - start, 3),
-        **compare(features, reference, kid_subset_size),
-    }
 
+    def __init__(
+        self,
+        model: str,
+        reference: Reference,
+        num_images: int,
+        seed: int = 0,
+        batch_size: int = 32,
+        dtype: torch.dtype = torch.float32,
+        compile: bool = False,
+        kid_subset_size: int = KID_SUBSET_SIZE,
+    ):
+        check_possible(num_images, len(reference.features), kid_subset_size)
+        self.reference, self.num_images, self.kid_subset_size = reference, num_images, kid_subset_size
+        self.sampling = {"seed": seed, "batch_size": batch_size}
+        self.record = {"model": _name(model), "seed": seed, "dtype": str(dtype).removeprefix("torch.")}
+        self.accelerator = Accelerator()
+        self.extractor = load_extractor(reference.extractor, self.accelerator.device)
+        self.pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype).to(self.accelerator.device)
+        if compile:
+            compile_unet(self.pipe.unet)
 
-def quality_against_steps(
-    model: str,
-    reference: Reference,
-    num_images: int,
-    steps: Sequence[int] = STEPS,
-    solvers: Sequence[str] = FEW_STEP_SOLVERS,
-    seed: int = 0,
-    batch_size: int = 32,
-    dtype: torch.dtype = torch.float32,
-    compile: bool = False,
-    kid_subset_size: int = KID_SUBSET_SIZE,
-) -> dict:
-    """KID of the same model for numbers of steps and solvers, always from the same noise; arguments as in [`score_model`].
+    def score(self, num_inference_steps: int = 20, solver: str = "ddim") -> dict:
+        """All scores, see [`compare`], and how the images were made. `solver` is one of [`SOLVERS`]."""
+        pipe = with_solver(self.pipe, solver)
+        start = time.perf_counter()
+        features = self._features(pipe, num_inference_steps)
+        return {
+            **self.record,
+            "num_inference_steps": num_inference_steps,
+            "scheduler": type(pipe.scheduler).__name__,
+            "seconds": round(time.perf_counter() - start, 3),
+            **compare(features, self.reference, self.kid_subset_size),
+        }
 
-    Returns:
-        What it was measured with, and `rows` of `solver`, `num_inference_steps` (as many network evaluations) and `kid`.
-    """
-    check_possible(num_images, len(reference.features), kid_subset_size)
-    accelerator = Accelerator()
-    pipe, extractor = _load(model, reference, accelerator, dtype, compile)
-    rows = []
-    for solver in solvers:
-        solving = with_solver(pipe, solver)
-        for number in steps:
-            options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": number}
-            _, features = generate_with_features(solving, extractor, num_images, accelerator, **options)
-            kid = kernel_distance(features, reference.features, subset_size=kid_subset_size)
-            rows.append({"solver": solver, "num_inference_steps": number, "kid": kid})
-    return {
-        "model": _name(model),
-        "num_images": num_images,
-        "seed": seed,
-        "dtype": str(dtype).removeprefix("torch."),
-        "feature_extractor": reference.extractor,
-        "reference": {"name": reference.source, "num_images": len(reference.features)},
-        "rows": rows,
-    }
+    def quality_against_steps(self, steps: Sequence[int] = STEPS, solvers: Sequence[str] = FEW_STEP_SOLVERS) -> dict:
+        """KID for numbers of steps and solvers, always from the same noise.
+
+        Returns:
+            What it was measured with, and `rows` of `solver`, `num_inference_steps` (as many network evaluations) and `kid`.
+        """
+        rows = []
+        for solver in solvers:
+            pipe = with_solver(self.pipe, solver)
+            for number in steps:
+                features = self._features(pipe, number)
+                kid = kernel_distance(features, self.reference.features, subset_size=self.kid_subset_size)
+                rows.append({"solver": solver, "num_inference_steps": number, "kid": kid})
+        return {
+            **self.record,
+            "num_images": self.num_images,
+            "feature_extractor": self.reference.extractor,
+            "reference": {"name": self.reference.source, "num_images": len(self.reference.features)},
+            "rows": rows,
+        }
+
+    def _features(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> torch.Tensor:
+        options = self.sampling | {"num_inference_steps": num_inference_steps}
+        return generate_with_features(pipe, self.extractor, self.num_images, self.accelerator, **options)[1]
 
 
 def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20)) -> dict | None:
@@ -177,7 +169,7 @@ def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20))
 
 
 def steps_table(result: dict) -> str:
-    """The result of [`quality_against_steps`] as a Markdown table, and which setting is as good as 20 steps of DDIM."""
+    """The result of [`ScoredModel.quality_against_steps`] as a Markdown table, and which setting is as good as 20 steps of DDIM."""
     rows = {(row["solver"], row["num_inference_steps"]): row["kid"] for row in result["rows"]}
     solvers, numbers = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
     lines = [f"| steps | {' | '.join(solvers)} |", "|---" * (len(solvers) + 1) + "|"]
@@ -200,16 +192,6 @@ def steps_table(result: dict) -> str:
             f"evaluations with {best['solver']}."
         )
     return "\n".join(lines) + "\n"
-
-
-def _load(
-    model: str, reference: Reference, accelerator: Accelerator, dtype: torch.dtype, compile: bool
-) -> tuple[FlowerDDIMPipeline, FeatureExtractor]:
-    extractor = load_extractor(reference.extractor, accelerator.device)
-    pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype).to(accelerator.device)
-    if compile:
-        compile_unet(pipe.unet)
-    return pipe, extractor
 
 
 def _name(model: str) -> str:
