@@ -34,17 +34,17 @@ def test_the_script_compares_and_fills_every_block_of_the_document(run_script, t
     document.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in blocks(ROOT / DOCUMENT)))
     sizes = ["--block_out_channels", 8, 16, "--layers_per_block", 1, "--num_inference_steps", 2, "--threads", 1]
     common = [*sizes, "--document", document, "--output", output]
-    who = ["--contenders", "flower_ddim-bfloat16", "diffusers-stock"]
+    who, few_steps = ["flower_ddim-bfloat16", "diffusers-stock"], "flower_ddim-unipc"
     batches = ["--sample_size", 16, "--train_batch_size", 2, "--batch_size", 2, "--rounds", 1]
-    run_script("benchmark.py", "compare", *common, *who, *batches)
+    run_script("benchmark.py", "compare", *common, "--contenders", *who, few_steps, *batches)
     compared = json.loads(output.read_text())
-    for task in ("training", "generation"):
-        assert list(compared[task]) == [*who[1:], "ceiling-float32", "ceiling-bfloat16"]
-        for name in who[1:]:
+    for task, names in (("training", who), ("generation", [*who, few_steps])):
+        assert list(compared[task]) == [*names, "ceiling-float32", "ceiling-bfloat16"]
+        for name in names:
             row = compared[task][name]
             assert row["images_per_second"] == pytest.approx(2 / row["seconds"][0])
             assert row["peak_memory"] > 50 * 2**20 and row["gflop_per_image"] > 0
-    assert list(compared["first_picture"]) == who[1:] and compared["settings"]["rounds"] == 1
+    assert list(compared["first_picture"]) == who and compared["settings"]["rounds"] == 1
     assert 0 < compared["imports"]["import flower_ddim"][0] < compared["imports"]["FlowerDDIMPipeline"][0]
 
     run_script("benchmark.py", "sizes", *common, "--sample_sizes", 16, "--widths", 1, "--batch_sizes", 1, 2)
@@ -53,6 +53,7 @@ def test_the_script_compares_and_fills_every_block_of_the_document(run_script, t
     assert [row[:2] for row in rows(written["generation"])] == [
         ["flower_ddim", "bfloat16"],
         ["diffusers, a stock U-Net", "float32"],
+        [CONTENDERS[few_steps].label, "bfloat16, compiled"],
     ]
     assert any("torch 2." in cell for row in rows(written["machine"]) for cell in row)
     assert len(rows(written["startup"])) == 5 and len(rows(written["sizes-training"])[0]) == 4

@@ -76,6 +76,8 @@ def take_turns(settings: Settings, task: str) -> dict[str, dict]:
     with ExitStack() as stack:
         workers = {}
         for name in settings.contenders:
+            if task == "train" and CONTENDERS[name].solver != "ddim":
+                continue
             workers[name] = stack.enter_context(settings.worker(settings.job(name, task)))
             logger.info(f"{task}: {name} is ready after {workers[name].startup_seconds:.1f} s")
         for name in CEILINGS:

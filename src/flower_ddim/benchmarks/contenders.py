@@ -30,6 +30,9 @@ class Contender:
     compiled: bool = False
     #: Whether it can save a model that it loads in another process.
     loads: bool = True
+    #: Sampler, and the share of the steps that it is given. One with a sampler of its own takes part in generation alone.
+    solver: str = "ddim"
+    step_share: float = 1.0
 
 
 CONTENDERS = {
@@ -37,6 +40,16 @@ CONTENDERS = {
     "flower_ddim-float32-compiled": Contender("flower_ddim", "torch_contenders", "FlowerDDIM", compiled=True),
     "flower_ddim-bfloat16": Contender("flower_ddim", "torch_contenders", "FlowerDDIM", "bfloat16"),
     "flower_ddim-bfloat16-compiled": Contender("flower_ddim", "torch_contenders", "FlowerDDIM", "bfloat16", True),
+    "flower_ddim-unipc": Contender(
+        "flower_ddim, UniPC in half of the steps",
+        "torch_contenders",
+        "FlowerDDIM",
+        "bfloat16",
+        compiled=True,
+        loads=False,
+        solver="unipc",
+        step_share=0.5,
+    ),
     "keras": Contender("Keras 3 on TensorFlow, graph mode", "keras_contender", "KerasReference"),
     "diffusers-same": Contender("diffusers, the same U-Net", "torch_contenders", "Diffusers", loads=False),
     "diffusers-stock": Contender("diffusers, a stock U-Net", "torch_contenders", "DiffusersStock"),

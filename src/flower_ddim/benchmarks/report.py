@@ -27,7 +27,7 @@ def throughput_table(rows: dict[str, dict], passes: int) -> str:
 
     Args:
         rows: by contender, as `take_turns` returns them.
-        passes: forward passes, or what costs as much, that one image takes.
+        passes: forward passes, or what costs as much, that one image takes with all steps.
     """
     ceilings = {name.removeprefix("ceiling-"): max(row["gflops"]) for name, row in rows.items() if "gflops" in row}
     keras = rows.get("keras", {}).get("images_per_second")
@@ -37,7 +37,7 @@ def throughput_table(rows: dict[str, dict], passes: int) -> str:
             continue
         contender, rate = CONTENDERS[name], row["images_per_second"]
         fastest, slowest = (row["images"] / pick(row["seconds"]) for pick in (min, max))
-        gflops = passes * rate * row["gflop_per_image"]
+        gflops = passes * contender.step_share * rate * row["gflop_per_image"]
         lines.append(
             [
                 contender.label,

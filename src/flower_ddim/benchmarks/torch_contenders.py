@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import FlowerDDIMPipeline, FlowerDDIMScheduler, FlowerUNet2DModel
 from ..memory import keep_freed_memory
+from ..solvers import with_solver
 from .contenders import Contender, Job
 
 
@@ -24,7 +25,7 @@ class TorchContender:
     """What those with a U-Net share; the others say how it is made, trained and put into a pipeline."""
 
     def __init__(self, contender: Contender, job: Job):
-        self.job = job
+        self.contender, self.job = contender, job
         self.compiled = contender.compiled
         self.dtype = getattr(torch, contender.dtype)
         torch.manual_seed(0)
@@ -51,7 +52,8 @@ class TorchContender:
         pipe = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
-        options = {"batch_size": self.job.batch_size, "num_inference_steps": self.job.num_inference_steps}
+        steps = round(self.contender.step_share * self.job.num_inference_steps)
+        options = {"batch_size": self.job.batch_size, "num_inference_steps": steps}
         return lambda: check_pictures(pipe(generator=generator, **options).images, self.job)
 
 
@@ -89,7 +91,7 @@ class FlowerDDIM(TorchContender):
 
     def pipeline(self) -> FlowerDDIMPipeline:
         self.unet.to(self.dtype, memory_format=torch.channels_last)  # as `from_pretrained` leaves it
-        return self._compile(FlowerDDIMPipeline(self.unet, FlowerDDIMScheduler()))
+        return with_solver(self._compile(FlowerDDIMPipeline(self.unet, FlowerDDIMScheduler())), self.contender.solver)
 
     def _compile(self, pipe: FlowerDDIMPipeline) -> FlowerDDIMPipeline:
         if self.compiled:
