@@ -53,33 +53,26 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         residual = self.shortcut(hidden_states)
-        hidden_states = F.silu(self.conv1(self.norm(hidden_states)))
-        return residual + self.conv2(hidden_states)
+        return residual + self.conv2(F.silu(self.first_convolution(hidden_states)))
 
     def shortcut(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.conv_shortcut(hidden_states)
 
+    def first_convolution(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.conv1(self.norm(hidden_states))
+
 
 class EmbeddedResidualBlock(ResidualBlock):
-    """A residual block that is given an embedding beside its input.
+    """A residual block of a pair, features (B, in_channels, H, W) and an embedding (B or 1, embedding_dim).
 
     It computes what a [`ResidualBlock`] would with the embedding spread over all pixels as that many channels more. In a plane
-    of one number a 3×3 kernel meets nine different surroundings only, those of the inside, the edges and the corners: so the
-    embedding costs next to nothing, where spread it would be half of the block.
+    of one number a 3×3 kernel meets nine different surroundings only, those of the inside, the edges and the corners: so when
+    images are generated the embedding costs next to nothing, where spread it would be half of the block.
     """
 
     def __init__(self, in_channels: int, embedding_dim: int, out_channels: int):
         super().__init__(in_channels + embedding_dim, out_channels)
         self.parts = [in_channels, embedding_dim]
-
-    def forward(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Of features (B, in_channels, H, W) and an embedding (B or 1, embedding_dim)."""
-        residual = self.shortcut(inputs)
-        hidden_states, embedding = self._normalize(*inputs)
-        kernel, embedding_kernel = self.conv1.weight.split(self.parts, dim=1)
-        hidden_states = F.conv2d(hidden_states, kernel, padding=1)
-        hidden_states += _convolve_constants(embedding, embedding_kernel, self.conv1.bias, hidden_states)
-        return residual + self.conv2(F.silu(hidden_states))
 
     def shortcut(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         hidden_states, embedding = inputs
@@ -87,23 +80,21 @@ class EmbeddedResidualBlock(ResidualBlock):
         embedding = embedding.to(hidden_states.dtype)[:, :, None, None]
         return F.conv2d(hidden_states, kernel) + F.conv2d(embedding, embedding_kernel, self.conv_shortcut.bias)
 
-    def _normalize(self, hidden_states: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`norm` of both, and its running statistics' step in training."""
-        momentum, eps = self.norm.momentum, self.norm.eps
-        means, variances = self.norm.running_mean.split(self.parts), self.norm.running_var.split(self.parts)
-        embedding = embedding.to(means[1].dtype)
-        mean, variance = means[1], variances[1]
+    def first_convolution(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        hidden_states, embedding = inputs
         if self.training:
-            variance, mean = torch.var_mean(embedding, dim=0, correction=0)
-            # BatchNorm keeps the estimate that is free of bias for so many numbers, those of all pixels.
-            count = hidden_states[:, 0].numel()
-            means[1].lerp_(mean, momentum)
-            variances[1].lerp_(variance * (count / (count - 1)), momentum)
-            self.norm.num_batches_tracked += 1
-        embedding = (embedding - mean) * torch.rsqrt(variance + eps)
-        # After the steps above: for the backward pass the statistics must stay as they are from here on.
-        normalized = F.batch_norm(hidden_states, means[0], variances[0], None, None, self.training, momentum, eps)
-        return normalized, embedding.to(hidden_states.dtype)
+            # Statistics of the batch are left to the normalisation itself, which may be shared between processes.
+            planes = embedding.to(hidden_states.dtype)[:, :, None, None]
+            planes = _laid_out_as(hidden_states, planes.expand(len(hidden_states), -1, *hidden_states.shape[-2:]))
+            return super().first_convolution(torch.cat([hidden_states, planes], dim=1))
+        means, variances = self.norm.running_mean.split(self.parts), self.norm.running_var.split(self.parts)
+        normalized = F.batch_norm(hidden_states, means[0], variances[0], eps=self.norm.eps)
+        constants = (embedding.to(means[1].dtype) - means[1]) * torch.rsqrt(variances[1] + self.norm.eps)
+        kernel, constants_kernel = self.conv1.weight.split(self.parts, dim=1)
+        hidden_states = F.conv2d(normalized, kernel, padding=1)
+        constants = constants.to(hidden_states.dtype)
+        hidden_states += _convolve_constants(constants, constants_kernel, self.conv1.bias, hidden_states)
+        return hidden_states
 
 
 def _convolve_constants(
@@ -119,9 +110,13 @@ def _convolve_constants(
     if width > 3:
         left, inside, right = tile.split(1, dim=3)
         tile = torch.cat([left, inside.expand(-1, -1, -1, width - 2), right], dim=3)
-    # PyTorch adds tensors of different layouts slowly.
+    return _laid_out_as(like, tile)
+
+
+def _laid_out_as(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in the memory format of `like`: PyTorch joins and adds tensors of different formats slowly."""
     is_channels_last = like.is_contiguous(memory_format=torch.channels_last)
-    return tile.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)
+    return tensor.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)
 
 
 def residual_block(in_channels: int, out_channels: int, embedding_dim: int) -> ResidualBlock:
