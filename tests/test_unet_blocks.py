@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 
 from flower_ddim.unet_blocks import EmbeddedResidualBlock, ResidualBlock
 
@@ -57,3 +58,30 @@ def test_statistics_in_single_precision_serve_weights_of_half():
     output, expected = half((hidden_states, embedding)), plain(spread(hidden_states, embedding).float())
     assert output.dtype == torch.bfloat16
     assert (output.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["conv1", "conv_shortcut"])
+def test_layers_with_hooks_are_called(name):
+    """As offloading to the CPU needs it, which brings the weights in only when a layer is called."""
+    embedded, plain = (block.eval() for block in make_blocks())
+    called = []
+
+    class Hook(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            called.append(module)
+            return args, kwargs
+
+    hidden_states, embedding = torch.randn(5, 6, 8, 8), torch.randn(1, 4)
+    layer = getattr(embedded, name)
+    add_hook_to_module(layer, Hook())
+    torch.testing.assert_close(embedded((hidden_states, embedding)), plain(spread(hidden_states, embedding)))
+    assert called == [layer]
+
+
+def test_normalisation_is_called_in_training():
+    """`--sync_batchnorm` shares the statistics of a batch between processes in that call."""
+    embedded = make_blocks()[0].train()
+    called = []
+    embedded.norm.register_forward_hook(lambda *_: called.append(True))
+    embedded((torch.randn(5, 6, 8, 8), torch.randn(5, 4)))
+    assert called == [True]

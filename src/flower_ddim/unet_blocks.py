@@ -52,14 +52,13 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = self.shortcut(hidden_states)
-        return residual + self.conv2(F.silu(self.first_convolution(hidden_states)))
+        residual = self.conv_shortcut(hidden_states)
+        hidden_states = F.silu(self.conv1(self.norm(hidden_states)))
+        return residual + self.conv2(hidden_states)
 
     def shortcut(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What is left of `forward` without the body."""
         return self.conv_shortcut(hidden_states)
-
-    def first_convolution(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.conv1(self.norm(hidden_states))
 
 
 class EmbeddedResidualBlock(ResidualBlock):
@@ -74,27 +73,40 @@ class EmbeddedResidualBlock(ResidualBlock):
         super().__init__(in_channels + embedding_dim, out_channels)
         self.parts = [in_channels, embedding_dim]
 
-    def shortcut(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def forward(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        if self.training or not self._is_plain():
+            return super().forward(_spread(*inputs))
         hidden_states, embedding = inputs
         kernel, embedding_kernel = self.conv_shortcut.weight.split(self.parts, dim=1)
-        embedding = embedding.to(hidden_states.dtype)[:, :, None, None]
-        return F.conv2d(hidden_states, kernel) + F.conv2d(embedding, embedding_kernel, self.conv_shortcut.bias)
+        shift = F.conv2d(
+            embedding.to(hidden_states.dtype)[:, :, None, None], embedding_kernel, self.conv_shortcut.bias
+        )
+        residual = F.conv2d(hidden_states, kernel) + shift
 
-    def first_convolution(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        hidden_states, embedding = inputs
-        if self.training:
-            # Statistics of the batch are left to the normalisation itself, which may be shared between processes.
-            planes = embedding.to(hidden_states.dtype)[:, :, None, None]
-            planes = _laid_out_as(hidden_states, planes.expand(len(hidden_states), -1, *hidden_states.shape[-2:]))
-            return super().first_convolution(torch.cat([hidden_states, planes], dim=1))
         means, variances = self.norm.running_mean.split(self.parts), self.norm.running_var.split(self.parts)
-        normalized = F.batch_norm(hidden_states, means[0], variances[0], eps=self.norm.eps)
         constants = (embedding.to(means[1].dtype) - means[1]) * torch.rsqrt(variances[1] + self.norm.eps)
         kernel, constants_kernel = self.conv1.weight.split(self.parts, dim=1)
+        normalized = F.batch_norm(hidden_states, means[0], variances[0], eps=self.norm.eps)
         hidden_states = F.conv2d(normalized, kernel, padding=1)
         constants = constants.to(hidden_states.dtype)
         hidden_states += _convolve_constants(constants, constants_kernel, self.conv1.bias, hidden_states)
-        return hidden_states
+        return residual + self.conv2(F.silu(hidden_states))
+
+    def shortcut(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return super().shortcut(_spread(*inputs))
+
+    def _is_plain(self) -> bool:
+        """Whether nothing hangs on the layers (adapters, quantisation, offloading) that needs them to be called."""
+        layers = ((self.norm, nn.BatchNorm2d), (self.conv1, nn.Conv2d), (self.conv_shortcut, nn.Conv2d))
+        hooks = ("_hf_hook", "_diffusers_hook")  # where accelerate and diffusers keep theirs
+        return all(type(layer) is kind and not any(hasattr(layer, hook) for hook in hooks) for layer, kind in layers)
+
+
+def _spread(hidden_states: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+    """Features (B, C, H, W) with the embedding (B or 1, E) at every pixel: (B, C + E, H, W)."""
+    planes = embedding.to(hidden_states.dtype)[:, :, None, None]
+    planes = planes.expand(len(hidden_states), -1, *hidden_states.shape[-2:])
+    return torch.cat([hidden_states, _laid_out_as(hidden_states, planes)], dim=1)
 
 
 def _convolve_constants(
@@ -127,7 +139,10 @@ def residual_block(in_channels: int, out_channels: int, embedding_dim: int) -> R
 
 
 class DownBlock(nn.Module):
-    """Residual blocks, each output kept as a skip, then 2×2 average pooling."""
+    """Residual blocks, each output kept as a skip, then 2×2 average pooling.
+
+    With an `embedding_dim` it is given a pair, features and embedding, which goes to the first of its blocks.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, num_layers: int, embedding_dim: int = 0):
         super().__init__()

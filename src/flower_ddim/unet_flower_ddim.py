@@ -196,8 +196,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         """
         # The highest frequency of the embedding makes a phase of 0.0004 out of float32's rounding of v, and compiled code rounds
         # otherwise than eager code does. Apple's GPUs have no float64.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        timestep = torch.as_tensor(timestep, device=self.device).to(dtype)
+        timestep = torch.as_tensor(timestep)
+        timestep = timestep.to(torch.float32 if timestep.device.type == "mps" else torch.float64)
         if timestep.ndim > 1 or timestep.numel() not in (1, batch_size):
             raise ValueError(
                 f"`timestep` has the shape {tuple(timestep.shape)}, but must be a number or hold one or {batch_size} numbers, "
@@ -250,7 +250,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
             raise ValueError("`class_labels` must be None: this model is unconditional.")
         if not 0 <= finest_level <= len(self.down_blocks):
             raise ValueError(f"`finest_level` is {finest_level}, but must lie between 0 and {len(self.down_blocks)}.")
-        noise_power = self.noise_power(timestep, sample.shape[0])
+        noise_power = self.noise_power(torch.as_tensor(timestep, device=sample.device), sample.shape[0])
         embedding = noise_embedding(noise_power, self.config.noise_embedding_dim)
         prediction = self.predict(sample, embedding, finest_level)
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
