@@ -37,7 +37,7 @@ class TorchContender:
 
     def facts(self) -> dict:
         job = self.job
-        counted = self.make_unet().eval()
+        counted = self.make_unet().train(job.task == "train")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             counted(torch.zeros(1, 3, job.sample_size, job.sample_size), 0)
         import diffusers
@@ -90,8 +90,10 @@ class FlowerDDIM(TorchContender):
         return lambda: check_loss(trainer.training_step()[0])
 
     def pipeline(self) -> FlowerDDIMPipeline:
-        self.unet.to(self.dtype, memory_format=torch.channels_last)  # as `from_pretrained` leaves it
-        return with_solver(self._compile(FlowerDDIMPipeline(self.unet, FlowerDDIMScheduler())), self.contender.solver)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            pipe = FlowerDDIMPipeline.from_pretrained(folder, dtype=self.dtype)
+        return with_solver(self._compile(pipe), self.contender.solver)
 
     def _compile(self, pipe: FlowerDDIMPipeline) -> FlowerDDIMPipeline:
         if self.compiled:
