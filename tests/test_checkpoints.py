@@ -44,8 +44,8 @@ def test_what_is_not_finished_does_not_count_and_is_discarded(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
 
 
-def test_a_step_written_again_replaces_the_earlier_one(tmp_path):
-    write(tmp_path, 1)
+def test_the_remnant_of_a_removed_checkpoint_is_not_in_the_way(tmp_path):
+    (write(tmp_path, 1) / checkpoints.STATE_FILE).unlink()
     again = write(tmp_path, 1, "other weights")
     load(again)
     assert (again / "state" / "model").read_text() == "other weights"

@@ -67,7 +67,6 @@ def test_recipes_go_through_the_same_checks(tmp_path, capsys):
         (["--learning_rate", "-1"], "`learning_rate`"),
         (["--validation_fraction", "1"], "`validation_fraction`"),
         (["--init_from", "a", "--layers_per_block", "2"], "`layers_per_block` contradicts `init_from`"),
-        (["--init_from", "a", "--prediction_type", "sample"], "`prediction_type` contradicts `init_from`"),
         (["--model_config_name_or_path", "a", "--block_out_channels", "8"], "contradicts `model_config_name_or_path`"),
         (["--overwrite_output_dir", "--resume_from_checkpoint", "latest"], "go on, or start anew"),
         (["--streaming"], "validation_epochs 0"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -275,6 +276,16 @@ def test_fine_tuning_starts_from_the_weights_and_statistics_of_the_model(runs, c
     assert "channel statistics of" in caplog.text and "0.125" in caplog.text
 
 
+def test_fine_tuning_goes_with_a_recipe_that_says_what_the_model_says(runs):
+    FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler(prediction_type="v_prediction")).save_pretrained(runs / "said")
+    options = {"init_from": str(runs / "said"), "block_out_channels": None, "layers_per_block": None}
+    same = {"prediction_type": "v_prediction", "schedule": "offset_cosine"}
+    train_here(runs / "as-said", **options, **same, max_train_steps=1)
+    for other in ({"prediction_type": "epsilon"}, {"schedule": "cosine"}):
+        with pytest.raises(ValueError, match="but the network was made for (v_prediction|offset_cosine): take that"):
+            train_here(runs / "otherwise", **options, **same | other, max_train_steps=1)
+
+
 def test_a_resolution_that_does_not_fit_the_network_is_refused(runs):
     make_unet().save_config(runs / "three-levels")
     options = {
@@ -326,6 +337,33 @@ def test_earlier_trainings_are_not_mixed_up_or_deleted_unasked(trained):
     with pytest.raises(ValueError, match="holds an earlier training"):
         train_here(trained)
     assert (trained / "checkpoint-8").exists()
+
+
+def test_a_run_does_not_go_on_in_the_folder_of_another(runs):
+    train_here(runs / "occupied", max_train_steps=2)
+    there = str(train_here(runs / "elsewhere", max_train_steps=3) / "checkpoint-3")
+    with pytest.raises(ValueError, match="holds another training than .*checkpoint-3"):
+        train_here(runs / "occupied", resume_from_checkpoint=there)
+    assert list(metrics(runs / "occupied")) == [1, 2]
+    assert list(metrics(train_here(runs / "branched", resume_from_checkpoint=there, max_train_steps=4))) == [4]
+
+
+def test_a_finished_training_without_its_checkpoints_is_not_begun_anew(runs):
+    folder = train_here(runs / "cleaned", max_train_steps=2)
+    shutil.rmtree(folder / "checkpoint-2")
+    with pytest.raises(ValueError, match="whose checkpoints are gone"):
+        train_here(folder, resume_from_checkpoint="latest", max_train_steps=2)
+    assert list(metrics(folder)) == [1, 2]
+
+
+def test_a_run_goes_on_with_the_optimizer_that_it_began_with(trained):
+    with pytest.raises(ValueError, match="optimizer adamw there, muon here.*--init_from"):
+        train_here(trained, resume_from_checkpoint="latest", optimizer="muon")
+
+
+def test_muon_in_fp16_is_refused(runs):
+    with pytest.raises(ValueError, match="choose bf16"):
+        train_here(runs / "half", optimizer="muon", mixed_precision="fp16")
 
 
 def test_overwriting_starts_anew(runs):

@@ -36,6 +36,35 @@ def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
     return Path(wanted)
 
 
+def check_output_dir(output_dir: Path, resumes: bool, checkpoint: Path | None, last_logged: int, first_due: int):
+    """Refuses to mix two trainings in one folder.
+
+    Args:
+        resumes: whether an earlier training is to go on, if there is one.
+        checkpoint: that it goes on from, if there is one.
+        last_logged: last step in the log of the earlier training, or 0.
+        first_due: step after which the first checkpoint is written.
+
+    Raises:
+        ValueError: if the folder holds a training that would be overwritten, with the ways out.
+    """
+    if not last_logged and not list_checkpoints(output_dir):
+        return
+    if not resumes:
+        raise ValueError(
+            f"{output_dir} holds an earlier training: go on with `--resume_from_checkpoint latest`, start anew with "
+            "`--overwrite_output_dir`, or name another `--output_dir`."
+        )
+    if checkpoint and checkpoint.parent.resolve() != output_dir.resolve():
+        raise ValueError(f"{output_dir} holds another training than {checkpoint}: name an empty `--output_dir`.")
+    is_finished = last_logged >= first_due and (output_dir / "model_index.json").exists()
+    if not checkpoint and is_finished:
+        raise ValueError(
+            f"{output_dir} holds a training whose checkpoints are gone: go on from its weights with `--init_from` and another "
+            "`--output_dir`, or start anew with `--overwrite_output_dir`."
+        )
+
+
 def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[str]:
     """What the configurations of the pipeline in a checkpoint have that those of `components`, by name, have not."""
     found = []
@@ -66,12 +95,10 @@ def finish_checkpoint(output_dir: Path, step: int, state: dict) -> Path:
     for path in [*unfinished.rglob("*"), unfinished]:
         _sync(path)
     final = Path(output_dir) / f"{PREFIX}{step}"
-    earlier = unfinished.with_name(f"{unfinished.name}.earlier")
-    if final.exists():
-        os.replace(final, earlier)
+    if final.exists():  # what is left of one that was being removed; a complete one of this step is not come by again
+        shutil.rmtree(final)
     os.replace(unfinished, final)
     _sync(final.parent)
-    shutil.rmtree(earlier, ignore_errors=True)
     return final
 
 
@@ -135,6 +162,8 @@ def _checksum(path: Path) -> str:
 
 
 def _sync(path: Path):
+    if os.name != "posix" and path.is_dir():
+        return  # folders cannot be opened there
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -152,7 +152,9 @@ class TrainingConfig:
                 f"`growth_steps` is {self.growth_steps}, but must be made of numbers of at least 1, or be 0 for none."
             )
         if self.growth_steps and self.init_from:
-            raise ValueError("`growth_steps` begins a new network, but that of `init_from` is whole: leave one out.")
+            raise ValueError(
+                "`growth_steps` begins a new network, but that of `init_from` is whole: `--growth_steps 0` takes a recipe's back."
+            )
         if self.max_train_minutes is not None and self.max_train_minutes <= 0:
             raise ValueError(f"`max_train_minutes` is {self.max_train_minutes}, but must be greater than 0.")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
@@ -166,7 +168,7 @@ class TrainingConfig:
         for source, says in (
             (
                 "init_from",
-                ("model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule", "prediction_type"),
+                ("model_config_name_or_path", "block_out_channels", "layers_per_block"),
             ),
             ("model_config_name_or_path", ("block_out_channels", "layers_per_block")),
         ):

@@ -37,7 +37,9 @@ class FeatureExtractor:
             raise ValueError(
                 f"Features are taken of uint8 pictures (N, 3, H, W) or (N, 1, H, W), not of {images.dtype} {tuple(images.shape)}."
             )
-        return self.network(images.to(self.device).expand(-1, 3, -1, -1)).float().cpu()
+        # In the precision of its weights, also within a training in mixed precision: features are compared between the two.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.network(images.to(self.device).expand(-1, 3, -1, -1)).float().cpu()
 
     def extract(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
         """Features of batches of pictures, one after the other, as (N, D)."""

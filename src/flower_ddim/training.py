@@ -30,6 +30,9 @@ from .training_parts import build_model, describe, load_pictures
 
 logger = get_logger(__name__)
 
+# Options that a run goes on with as it began: they decide what is in a checkpoint.
+FIXED_OPTIONS = ("use_ema", "growth_steps", "optimizer", "channels_last")
+
 _TIME_IS_UP = 1000  # among the reasons to stop, beside the numbers of signals
 
 
@@ -58,15 +61,17 @@ class Trainer:
         )
         if config.compile and self.accelerator.device.type == "cpu":
             check_compiler()
+        if config.optimizer == "muon" and self.accelerator.mixed_precision == "fp16":
+            # The scale of the gradients is kept for one optimizer.
+            raise ValueError("`optimizer` muon does not go with `mixed_precision` fp16: choose bf16.")
         set_seed(config.seed)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.global_batch = config.train_batch_size * config.gradient_accumulation_steps * world
 
         with self.accelerator.local_main_process_first():  # the others find the decoded pictures in the cache
             self.pictures = load_pictures(config, self.global_batch, rank, world)
-        self.steps_per_epoch = None
-        if self.pictures.batches:
-            self.steps_per_epoch = self.pictures.batches.batches_per_epoch
+        batches = self.pictures.batches
+        self.steps_per_epoch = batches.batches_per_epoch if batches else None
         self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
         if sum(config.growth_steps or []) >= self.total_steps:
             raise ValueError(
@@ -76,15 +81,13 @@ class Trainer:
         unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
         self.description = describe(config, unet, self.total_steps, self.global_batch)
         self._prepare(unet)
-        self.kid_watch = None
-        if config.eval_kid_epochs:
-            self.kid_watch = KidWatch(config, self.accelerator, self.pictures.validation)
+        watched = config.eval_kid_epochs > 0
+        self.kid_watch = KidWatch(config, self.accelerator, self.pictures.validation) if watched else None
         self.repo_id = None
         if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
             repo_id = config.hub_model_id or self.output_dir.name
-            self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo)
-        self.step = 0
-        self._stop_reason = 0
+            self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo or None)
+        self.step = self._stop_reason = 0
 
     def _prepare(self, unet: torch.nn.Module):
         """Puts the network, its average and its optimizers where and how they are needed."""
@@ -105,13 +108,14 @@ class Trainer:
         self.batches = Batches(config, self.accelerator, self.pictures, unet.config.in_channels, *statistics)
 
     def _check_output_dir(self):
-        """Refuses to mix two trainings in one folder."""
-        earlier = [*checkpoints.list_checkpoints(self.output_dir), *self.output_dir.glob(self.metrics.path.name)]
-        if earlier and not (self.config.resume_from_checkpoint or self.config.overwrite_output_dir):
-            raise ValueError(
-                f"{self.output_dir} holds an earlier training: go on with `--resume_from_checkpoint latest`, start anew with "
-                "`--overwrite_output_dir`, or name another `--output_dir`."
-            )
+        if self.config.overwrite_output_dir:
+            return
+        resumes, last_logged = (
+            self.config.resume_from_checkpoint is not None,
+            max(self.metrics.values("step"), default=0),
+        )
+        first_due = min(self.config.checkpointing_steps, self.config.max_train_steps or math.inf)
+        checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged, first_due)
 
     def train(self) -> Path:
         """Trains to the last step and saves the pipeline and a grid of its samples in `output_dir`.
@@ -137,14 +141,11 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            if self.accelerator.is_main_process and self.metrics.path.exists():
+            if self.accelerator.is_main_process and self.metrics.values("loss"):
                 plot_loss(self.metrics.path, self.output_dir / "loss.png")
         if self.step < self.total_steps:
-            reason = (
-                "its time is up"
-                if self._stop_reason == _TIME_IS_UP
-                else f"it was told to by signal {self._stop_reason}"
-            )
+            signalled = f"it was told to by signal {self._stop_reason}"
+            reason = "its time is up" if self._stop_reason == _TIME_IS_UP else signalled
             logger.warning(f"The training stopped after step {self.step} since {reason}; resume with latest.")
             if self._stop_reason != _TIME_IS_UP:
                 sys.exit(128 + self._stop_reason)
@@ -186,9 +187,10 @@ class Trainer:
                 self.log(**metrics, lr=self.learning_rate(self.step - 1))
                 self._warn_of_zero_noise(metrics["loss"])
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", images=f"{metrics['images_per_second']:.1f}/s")
-            self._evaluate(epoch, last=self.step == self.total_steps)
             if checkpoint_due:
                 self.save_checkpoint()
+            # Only now: nothing that fails here costs any steps.
+            self._evaluate(epoch, last=self.step == self.total_steps)
             if report:
                 window = Window(self.accelerator, self.step)
         bar.close()
@@ -232,8 +234,7 @@ class Trainer:
         losses = []
         for part in range(accumulation):
             batch = self.batches.training(self.step, part)
-            synchronise = part == accumulation - 1 or self.accelerator.num_processes == 1
-            with nullcontext() if synchronise else self.accelerator.no_sync(self.unet):
+            with nullcontext() if part == accumulation - 1 else self.accelerator.no_sync(self.unet):
                 loss = diffusion_loss(self.unet, self.scheduler, *batch, self.config.loss, **options)
                 self.accelerator.backward(loss / accumulation)
             losses.append(loss.detach())
@@ -312,9 +313,8 @@ class Trainer:
                     "ema_updates": self.ema.num_updates,
                     "global_batch": self.global_batch,
                     "seed": self.config.seed,
-                    "use_ema": self.config.use_ema,
-                    "growth_steps": self.config.growth_steps,
                 }
+                state |= {name: getattr(self.config, name) for name in FIXED_OPTIONS}
                 checkpoints.finish_checkpoint(self.output_dir, self.step, state)
                 checkpoints.rotate_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
         except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, whoever meets it
@@ -328,13 +328,14 @@ class Trainer:
     def _load_state(self, state: dict):
         """Takes over what `save_checkpoint` wrote."""
         differing = checkpoints.differences(self.checkpoint, {"unet": self.raw_unet, "scheduler": self.scheduler})
-        for name in ("use_ema", "growth_steps"):
+        for name in FIXED_OPTIONS:
             value = getattr(self.config, name)
             if state[name] != value:
                 differing.append(f"{name} {state[name]} there, {value} here")
         if differing:
             raise ValueError(
-                f"The checkpoint {self.checkpoint} is of another network or other pictures: {'; '.join(differing)}."
+                f"The checkpoint {self.checkpoint} is of another training ({'; '.join(differing)}): give the same options and "
+                "pictures, or go on from its weights with `--init_from`."
             )
         for name, value in (("global_batch", self.global_batch), ("seed", self.config.seed)):
             if state[name] != value:

@@ -35,15 +35,18 @@ class MetricsLog:
 
     def values(self, name: str) -> list[float]:
         """All numbers of that name so far."""
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
-        return [line[name] for line in lines if name in line]
+        return [values[name] for values in map(json.loads, self._lines()) if name in values]
 
     def forget_after(self, step: int):
         """Drops what an interrupted run logged after `step`, and a line it did not finish: the steps will be made again."""
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
             write_text(self.path, "".join(line + "\n" for line in kept))
+
+    def _lines(self) -> list[str]:
+        """All that are complete: an interrupted run may have left half a line at the end."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [line for line in lines if line.endswith("}")]
 
 
 class Window:

@@ -74,6 +74,11 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
     if len(images) != len(train):
         batches = BatchSampler(len(images), **sampling)
     validation = decode(validation) if validation is not None else None
+    if validation is not None and validation.channels > images.channels:
+        raise ValueError(
+            "The pictures for training are grey, but there are coloured ones among those for validation: take these out, or give "
+            "`--validation_epochs 0`."
+        )
     return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics())
 
 
@@ -109,9 +114,13 @@ def build_model(
     if scheduler is None:
         names = ("schedule", "min_signal_rate", "max_signal_rate", "num_train_timesteps")
         shared = {name: unet.config[name] for name in names if unet.config.get(name) is not None}
-        if config.schedule and config.schedule != shared.setdefault("schedule", config.schedule):
-            raise ValueError(f"`schedule` is {config.schedule}, but the network was made for {shared['schedule']}.")
+        if config.schedule:
+            shared.setdefault("schedule", config.schedule)
         scheduler = FlowerDDIMScheduler(prediction_type=config.prediction_type or "epsilon", **shared)
+    for name in ("schedule", "prediction_type"):
+        asked, given = getattr(config, name), scheduler.config[name]
+        if asked and asked != given:
+            raise ValueError(f"`{name}` is {asked}, but the network was made for {given}: take that, or leave it out.")
     return unet, scheduler
 
 
