@@ -4,10 +4,11 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 from flower_ddim import PRETRAINED
 from flower_ddim.cli import run
-from flower_ddim.gallery import Gallery
 
 
 def main():
+    from flower_ddim.gallery import Gallery
+
     parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
     parser.add_argument(

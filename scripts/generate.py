@@ -5,6 +5,7 @@ import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import torch
+from accelerate import PartialState
 from diffusers.utils import make_image_grid
 from PIL import Image
 
@@ -12,6 +13,7 @@ from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.cli import run
 from flower_ddim.compilation import compile_unet
 from flower_ddim.generation import generate_folder
+from flower_ddim.solvers import SOLVERS, with_solver
 
 
 def parse():
@@ -19,6 +21,7 @@ def parse():
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
     parser.add_argument("--num_images", type=int, default=16, help="number of images")
     parser.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    parser.add_argument("--solver", default="ddim", choices=SOLVERS, help="sampler; unipc needs half of DDIM's steps")
     parser.add_argument("--eta", type=float, default=0.0, help="0 is deterministic DDIM, 1 like DDPM")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next one has the next seed")
     parser.add_argument(
@@ -37,12 +40,13 @@ def parse():
 
 def write_grid(args):
     pipe = FlowerDDIMPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.to(PartialState().device)
     if args.compile:
         compile_unet(pipe.unet)
         start = time.perf_counter()
         pipe(args.num_images, num_inference_steps=1, output_type="latent")
         print(f"Compiling took {time.perf_counter() - start:.1f} s.")
+    pipe = with_solver(pipe, args.solver)
     generators = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_images)]
     start = time.perf_counter()
     images = pipe(args.num_images, generators, args.num_inference_steps, args.eta).images
@@ -62,7 +66,7 @@ def main():
         write_grid(args)
     else:
         options = (args.num_images, args.num_inference_steps, args.eta, args.seed, args.batch_size)
-        options += (args.dtype, args.compile)
+        options += (args.dtype, args.compile, args.solver)
         print(f"The images are in {generate_folder(args.model, args.output_dir, *options)}.")
 
 

@@ -3,14 +3,16 @@
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import torch
+from accelerate import PartialState
 from PIL import Image
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.cli import run
-from flower_ddim.figures import save_animation
 
 
 def main():
+    from flower_ddim.figures import save_animation
+
     parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
     parser.add_argument("--num_anchors", type=int, default=5, help="number of random flowers to go through")
@@ -23,7 +25,7 @@ def main():
     parser.add_argument("--output", default="loop.webp", help="a .gif or .webp file")
     args = parser.parse_args()
 
-    pipe = FlowerDDIMPipeline.from_pretrained(args.model)
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     if args.images:
         pictures = [Image.open(path) for path in args.images]
         anchors = pipe.invert(pictures, num_inference_steps=args.num_inference_steps)

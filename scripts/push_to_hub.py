@@ -31,7 +31,7 @@ def main():
         if args.dry_run:
             print(f"Nothing was uploaded to the {'private ' if args.private else ''}{kind} {args.repo_id}.")
             return
-        repo_id = create_repository(args.repo_id, private=args.private, repo_type=kind)
+        repo_id = create_repository(args.repo_id, private=args.private or None, repo_type=kind)
         print(upload_folder(folder, repo_id, token=None, repo_type=kind, commit_message=f"Upload {kind}"))
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.generation import generate_folder
+from flower_ddim.solvers import with_solver
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,20 @@ def test_two_processes_make_the_same_images(model, single, launch_two, tmp_path)
     assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
 
 
+def test_another_solver_makes_other_images(model, single, tmp_path):
+    folder = generate_folder(model, tmp_path / "images", 2, 3, solver="unipc")
+    assert json.loads((folder / "generation.json").read_text())["solver"] == "unipc"
+    pipe = with_solver(FlowerDDIMPipeline.from_pretrained(model), "unipc")
+    image = pipe(generator=torch.Generator().manual_seed(1), num_inference_steps=3).images[0]
+    assert abs(pictures(folder)["000001.png"] - np.asarray(image)).max() <= 1
+    assert abs(pictures(folder)["000001.png"] - pictures(single)["000001.png"]).max() > 1
+
+
 def test_images_of_other_options_are_not_mixed(model, single):
     assert json.loads((single / "generation.json").read_text())["num_inference_steps"] == 3
+    with pytest.raises(ValueError, match="belongs to ddim"):
+        generate_folder(model, single.with_name("never"), 5, 4, eta=0.5, solver="unipc")
+    assert not single.with_name("never").exists()
     with pytest.raises(ValueError, match="name another folder"):
         generate_folder(model, single, 5, 4)
     for num_images, num_inference_steps in ((0, 3), (5, 0)):

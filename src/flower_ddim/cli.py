@@ -7,6 +7,10 @@ from collections.abc import Callable
 from .memory import keep_freed_memory
 
 
+# What is not installed for everybody -> the extra of this package that brings it. Scripts import these inside `main`.
+EXTRAS = {"matplotlib": "figures", "torchmetrics": "metrics", "gradio": "app", "keras": "keras", "h5py": "keras"}
+
+
 def run(main: Callable[[], None]):
     """Runs the main function of a script: our messages are shown, a user's mistake ends in one sentence and exit code 1."""
     keep_freed_memory()
@@ -14,5 +18,9 @@ def run(main: Callable[[], None]):
     logging.getLogger("flower_ddim").setLevel(logging.INFO)
     try:
         main()
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        sys.exit(f"{sys.argv[0]}: this needs {error.name}: pip install 'flower-ddim[{EXTRAS[error.name]}]'.")
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"{sys.argv[0]}: {error}")

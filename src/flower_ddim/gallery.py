@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from . import PRETRAINED, figures
 from .data import image_column, open_dataset
@@ -130,7 +131,7 @@ class Gallery:
 
     @staticmethod
     def _load(folder: str) -> FlowerDDIMPipeline:
-        pipe = FlowerDDIMPipeline.from_pretrained(folder)
+        pipe = FlowerDDIMPipeline.from_pretrained(folder).to(PartialState().device)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

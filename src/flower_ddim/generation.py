@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from .compilation import compile_unet
 from .files import write_json
 from .pipeline_flower_ddim import FlowerDDIMPipeline
+from .solvers import with_solver
 
 
 OPTIONS_FILE = "generation.json"
@@ -29,6 +30,7 @@ def generate_folder(
     batch_size: int = 64,
     dtype: str = "float32",
     compile: bool = False,
+    solver: str = "ddim",
 ) -> Path:
     """Generates `000000.png`, `000001.png`, … with the seeds `seed`, `seed` + 1, …, those that are not there yet.
 
@@ -41,6 +43,7 @@ def generate_folder(
         batch_size: images that are generated at a time in each process.
         dtype: that the network computes in, `"float32"`, `"bfloat16"` or `"float16"`.
         compile: whether to compile the network, once for all batches; see [`compile_unet`].
+        solver: one of [`SOLVERS`].
 
     Raises:
         ValueError: if the folder holds images made with other options, or a number is out of range.
@@ -50,14 +53,17 @@ def generate_folder(
             f"`num_images` = {num_images}, `batch_size` = {batch_size} and `num_inference_steps` = {num_inference_steps} must be "
             f"at least 1, and `eta` = {eta} must lie in [0, 1]."
         )
+    if eta and solver != "ddim":
+        raise ValueError(f"`eta` belongs to ddim: leave it at 0 for {solver}.")
     output_dir = Path(output_dir)
     options = {"model": str(model), "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
     options |= {"dtype": dtype} if dtype != "float32" else {}
+    options |= {"solver": solver} if solver != "ddim" else {}
     accelerator = Accelerator()
     pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(accelerator.device)
     if compile:
         compile_unet(pipe.unet)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = with_solver(pipe, solver)
     with accelerator.main_process_first():
         _claim_folder(output_dir, options)
     mine = range(accelerator.process_index, num_images, accelerator.num_processes)
@@ -69,8 +75,9 @@ def generate_folder(
             numbers = missing[start : start + batch_size]
             # Compiled code is for one size of batch: to fill up the last one is quicker than to compile for what is left.
             filling = numbers[-1:] * (min(batch_size, len(missing)) - len(numbers)) if compile else []
-            options = {"num_inference_steps": num_inference_steps, "eta": eta}
-            images = generate_numbers(pipe, [*numbers, *filling], seed, **options)
+            images = generate_numbers(
+                pipe, [*numbers, *filling], seed, num_inference_steps=num_inference_steps, eta=eta
+            )
             for i, image in zip(numbers, images[: len(numbers)], strict=True):
                 unfinished = output_dir / f".{i:06}.png"
                 image.save(unfinished)
