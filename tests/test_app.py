@@ -114,6 +114,9 @@ def test_only_pictures_of_a_bounded_size_are_opened(tmp_path):
     picture = tmp_path / "picture.png"
     photo(1).save(picture)
     assert open_photo(picture).size == (50, 40)
+    photo(1).save(tmp_path / "other.eps")  # Pillow reads these with Ghostscript, if that is installed
+    with pytest.raises(ValueError, match="is no picture that can be read"):
+        open_photo(tmp_path / "other.eps")
     for name, content in (("text.png", b"hello"), ("cut.png", picture.read_bytes()[:600]), ("empty.png", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="is no picture that can be read"):

@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import queue
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_STEPS = 100
 MAX_SEED = 2**31 - 1
 MAX_UPLOAD = "5mb"
 MAX_PIXELS = 30_000_000  # of an uploaded picture, whose file may be small all the same
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")  # of others Pillow would call other programs to read
 MAX_WAITING = 16  # requests
 KEPT_SECONDS = 1800  # for which uploads and generated pictures stay on the disk, or up to twice that
 FRAMES = 10  # pictures shown on the way through a generation
@@ -175,14 +177,16 @@ def open_photo(path: str) -> Image.Image:
         ValueError: if it is no picture, a damaged one, or one of too many pixels.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PHOTO_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
                     f"This picture has {image.width * image.height:,} pixels; please send one of at most {MAX_PIXELS:,}."
                 )
             image.load()
             return image
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"This picture is too large; please send one of at most {MAX_PIXELS:,} pixels.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, struct.error) as error:
         raise ValueError("This file is no picture that can be read: please send a JPEG, PNG or WebP.") from error
 
 

@@ -71,10 +71,11 @@ def push_pipeline(
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
         ValueError: if others could not load the pipeline.
     """
-    if is_new:
-        repo_id = create_repository(repo_id, token, private)
     with tempfile.TemporaryDirectory() as folder:
-        prepare_upload(pipe, folder, repo_id, dataset, records)
+        _save_verified(pipe, folder)
+        if is_new:  # and not before it is known that there is something to upload
+            repo_id = create_repository(repo_id, token, private)
+        _add_card(pipe, folder, repo_id, dataset, records)
         return upload_folder(folder, repo_id, token, commit_message=commit_message, create_pr=create_pr)
 
 
@@ -90,13 +91,20 @@ def prepare_upload(
     Raises:
         ValueError: if what was written does not generate the same image, with the package or without.
     """
-    folder = Path(folder)
+    _save_verified(pipe, folder)
+    _add_card(pipe, folder, repo_id, dataset, records)
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path):
     pipe.save_pretrained(folder)
     verify_export(folder)
+
+
+def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, dataset: str | None, records):
     if records is None and Path(pipe.name_or_path or "").is_dir():
         records = pipe.name_or_path
     write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, dataset=dataset)
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def verify_export(folder: str | Path):

@@ -227,9 +227,12 @@ def _protocol(evaluation: dict | None) -> str:
     if evaluation is None:
         return ""
     reference, kid = evaluation["reference"], evaluation["kid"]
-    steps = f"{evaluation['num_inference_steps']} steps of {evaluation['scheduler']}"
+    how = ""  # is not known of a folder of pictures
+    if "scheduler" in evaluation:
+        steps = f"{evaluation['num_inference_steps']} steps of {evaluation['scheduler']}"
+        how = f" (seeds from {evaluation['seed']}, {steps})"
     return (
-        f"{evaluation['num_images']:,} generated pictures (seeds from {evaluation['seed']}, {steps}) against "
+        f"{evaluation['num_images']:,} generated pictures{how} against "
         f"{reference['num_images']:,} of {_reference_name(evaluation)}, in features of `{evaluation['feature_extractor']}`; "
         f"KID over {kid['subsets']} subsets of {kid['subset_size']}."
     )
