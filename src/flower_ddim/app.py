@@ -11,6 +11,7 @@ import queue
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -194,22 +195,24 @@ def polite(function: Callable) -> Callable:
     """The same function, whose ValueErrors the page shows as a message; anything else it reports as a failure of ours."""
     if inspect.isgeneratorfunction(function):
 
-        @functools.wraps(function)
         def wrapped(*args):
-            try:
+            with _explained():
                 yield from function(*args)
-            except ValueError as error:
-                raise gr.Error(str(error), print_exception=False) from error
     else:
 
-        @functools.wraps(function)
         def wrapped(*args):
-            try:
+            with _explained():
                 return function(*args)
-            except ValueError as error:
-                raise gr.Error(str(error), print_exception=False) from error
 
-    return wrapped
+    return functools.wraps(function)(wrapped)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def build_page(pipe: DiffusionPipeline, title: str = "Flowers out of noise") -> gr.Blocks:

@@ -148,9 +148,10 @@ class FlowerDDIMPipeline(SharedPipeline):
         cos, sin = torch.cos(weights * (math.pi / 2)), torch.sin(weights * (math.pi / 2))
         scales = anchors.std((1, 2, 3), keepdim=True) if rescale else torch.ones_like(anchors[:, :1, :1, :1])
         directions = anchors / scales
+        following = directions.roll(-1, 0), scales.roll(-1, 0)  # the last section leads back to the first anchor
         sections = [
-            (cos * directions[i - 1] + sin * directions[i]) * scales[i - 1] ** (1 - weights) * scales[i] ** weights
-            for i in range(1 - len(anchors), 1)
+            (cos * a + sin * b) * scale_a ** (1 - weights) * scale_b**weights
+            for a, scale_a, b, scale_b in zip(directions, scales, *following, strict=True)
         ]
         return torch.cat(sections if closed else [*sections[:-1], anchors[-1:]])
 
