@@ -3,11 +3,9 @@
 The numbers go into a JSON file, their tables into a document. The machine should have nothing else to do.
 """
 
-import json
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from dataclasses import asdict
-from pathlib import Path
 
 from flower_ddim.benchmarks.comparison import ENTRANTS, Settings, compare
 from flower_ddim.benchmarks.machine import describe_machine, usable_cores
@@ -16,6 +14,7 @@ from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
 from flower_ddim.benchmarks.sizes import SizeSettings, measure_sizes
 from flower_ddim.cli import run
 from flower_ddim.documents import replace_block
+from flower_ddim.files import write_json
 
 
 def parse():
@@ -71,8 +70,7 @@ def main():
         result["cells"] = measure_sizes(settings)
         tables = sizes_tables
     result |= {"settings": asdict(settings), "seconds": time.perf_counter() - start}
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    write_json(args.output, result)
     for name, table in tables(result).items():
         print(f"{name}:\n\n{table}")
         if args.document:

@@ -12,7 +12,7 @@ from PIL import Image
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.cli import run
 from flower_ddim.compilation import compile_unet
-from flower_ddim.generation import generate_folder
+from flower_ddim.generation import generate_folder, generate_numbers
 from flower_ddim.solvers import SOLVERS, with_solver
 
 
@@ -47,9 +47,9 @@ def write_grid(args):
         pipe(args.num_images, num_inference_steps=1, output_type="latent")
         print(f"Compiling took {time.perf_counter() - start:.1f} s.")
     pipe = with_solver(pipe, args.solver)
-    generators = [torch.Generator().manual_seed(args.seed + i) for i in range(args.num_images)]
+    options = {"num_inference_steps": args.num_inference_steps, "eta": args.eta}
     start = time.perf_counter()
-    images = pipe(args.num_images, generators, args.num_inference_steps, args.eta).images
+    images = generate_numbers(pipe, range(args.num_images), args.seed, **options)
     seconds = time.perf_counter() - start
 
     columns = math.ceil(math.sqrt(args.num_images))

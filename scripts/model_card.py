@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flower_ddim import PRETRAINED
 from flower_ddim.cli import run
+from flower_ddim.files import write_text
 from flower_ddim.model_card import FLOWERS, IMAGES, Sources, render_model_card
 
 
@@ -26,7 +27,7 @@ def main():
         dataset=args.dataset_name,
         images=dict(zip(IMAGES, args.images, strict=True)),
     )
-    Path(args.output).write_text(f"{card}\n", encoding="utf-8")
+    write_text(args.output, f"{card}\n")
     print(args.output)
 
 

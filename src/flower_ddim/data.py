@@ -22,7 +22,7 @@ from .images import upright_rgb
 
 logger = logging.getLogger(__name__)
 
-# Keep streams made of the same seed apart; training.py has more of them.
+# Keep streams made of the same seed apart; training_batches.py and overfitting.py have more of them.
 _ORDER, _SPLITTING = 0, 3
 
 # Part of the key under which `datasets` keeps decoded pixels; to be raised whenever decoding makes other pixels.

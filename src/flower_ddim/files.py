@@ -10,7 +10,7 @@ def write_text(path: str | Path, text: str):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
 
 

@@ -8,6 +8,8 @@ from accelerate import PartialState
 
 from . import PRETRAINED, figures
 from .data import image_column, open_dataset
+from .files import write_text
+from .generation import noise_of_seeds
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 
 
@@ -113,7 +115,7 @@ class Gallery:
     def inversion(self):
         self._save("inversion", figures.inversion(self.pipe, self._pictures(8)))
         path = self.output_dir / "inversion.md"
-        path.write_text(figures.inversion_table(self.pipe, self._pictures(self.num_inversions)))
+        write_text(path, figures.inversion_table(self.pipe, self._pictures(self.num_inversions)))
         print(path, flush=True)
 
     def trajectory(self):
@@ -136,8 +138,7 @@ class Gallery:
         return pipe
 
     def _latents(self, count: int) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(self.seed + i) for i in range(count)]
-        return torch.stack([torch.randn(self.pipe.latent_shape, generator=generator) for generator in generators])
+        return noise_of_seeds(self.pipe, range(self.seed, self.seed + count))
 
     def _pictures(self, count: int) -> list:
         """Pictures spread evenly over the data set."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,12 @@ def generate_numbers(
     """The images `numbers` of the endless sequence that begins at `seed`; `options` are the pipeline's."""
     generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
     return pipe(len(numbers), generators, **options).images
+
+
+def noise_of_seeds(pipe: FlowerDDIMPipeline, seeds: Iterable[int]) -> torch.Tensor:
+    """The noise that images of these seeds are generated from, (N, C, H, W)."""
+    generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+    return torch.stack([torch.randn(pipe.latent_shape, generator=generator) for generator in generators])
 
 
 def _image_path(output_dir: Path, number: int) -> Path:

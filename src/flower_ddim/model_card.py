@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from .config import TrainingConfig
+from .generation import noise_of_seeds
 from .sharing import SharedPipeline
 
 
@@ -146,8 +147,7 @@ def write_model_card(pipe: SharedPipeline, folder: str | Path, records: str | Pa
 
 def _card_images(pipe: SharedPipeline) -> dict:
     """A grid of samples, the same noise in different numbers of steps, and interpolations."""
-    generators = [torch.Generator().manual_seed(seed) for seed in range(16)]
-    latents = torch.stack([torch.randn(pipe.latent_shape, generator=generator) for generator in generators])
+    latents = noise_of_seeds(pipe, range(16))
     cell = max(96, *pipe.latent_shape[1:])
     samples = pipe(latents=latents).images
     columns = [pipe(latents=latents[:4], num_inference_steps=number).images for number in STEPS]

@@ -18,6 +18,7 @@ from . import checkpoints
 from .compilation import check_compiler
 from .config import TrainingConfig
 from .ema import ExponentialMovingAverage, share_statistics
+from .files import write_text
 from .hub import create_repository, upload_pipeline
 from .loss import ZERO_NOISE_LOSS, diffusion_loss
 from .optimizers import learning_rate_factor, make_optimizers
@@ -131,7 +132,7 @@ class Trainer:
             if self.checkpoint and self.checkpoint.parent.resolve() == self.output_dir.resolve():
                 checkpoints.set_later_checkpoints_aside(self.checkpoint)
             self.metrics.forget_after(self.step)
-            (self.output_dir / "training.yaml").write_text(self.description)
+            write_text(self.output_dir / "training.yaml", self.description)
         logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
         if self.config.logger:
             self.accelerator.init_trackers("flower-ddim", config=trackable(self.config))
@@ -353,9 +354,7 @@ class Trainer:
             try:
                 self.output_dir.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise OSError(
-                    f"`output_dir` cannot be used ({error}): name a folder that you may write to."
-                ) from error
+                raise OSError(f"`output_dir` cannot be used ({error}): name one that you may write to.") from error
             checkpoints.discard_unfinished(self.output_dir)
             if self.config.overwrite_output_dir:
                 for old in checkpoints.list_checkpoints(self.output_dir):

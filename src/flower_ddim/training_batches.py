@@ -57,12 +57,12 @@ class Batches:
 
     def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool = False, reduction: int = 1):
         device = self.accelerator.device
-        images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
+        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
         images = F.avg_pool2d(images.expand(-1, self.channels, -1, -1).float(), reduction)
         noise, diffusion_time, coin = draw(tuple(images.shape[1:]), *keys)
         images, noise = (images / 255 - self.mean) / self.std, noise / reduction  # as if it had been pooled, too
         if flip:
             images = torch.where(coin.to(device)[:, None, None, None], images.flip(-1), images)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        noise = noise.to(device, memory_format=layout, non_blocking=True)
+        noise = noise.to(device, memory_format=layout)
         return images.contiguous(memory_format=layout), noise, diffusion_time.to(device)

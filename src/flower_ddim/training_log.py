@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .config import TrainingConfig
 from .files import write_text
+from .generation import generate_numbers
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 
 
@@ -98,8 +99,7 @@ def trackable(config: TrainingConfig) -> dict:
 def sample_grid(pipeline: FlowerDDIMPipeline, count: int, path: Path, comment: str) -> list[Image.Image]:
     """Writes a grid of images with the seeds 0, 1, …, and `comment` in its metadata; returns the images."""
     pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(i) for i in range(count)]
-    images = pipeline(batch_size=count, generator=generators).images
+    images = generate_numbers(pipeline, range(count), seed=0)
     rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
     metadata = PngInfo()
     metadata.add_text("Comment", comment)
