@@ -19,8 +19,9 @@ def run(main: Callable[[], None]):
     try:
         main()
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        package = error.name.partition(".")[0]
+        if package not in EXTRAS:
             raise
-        sys.exit(f"{sys.argv[0]}: this needs {error.name}: pip install 'flower-ddim[{EXTRAS[error.name]}]'.")
+        sys.exit(f"{sys.argv[0]}: this needs {package}: pip install 'flower-ddim[{EXTRAS[package]}]'.")
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"{sys.argv[0]}: {error}")
