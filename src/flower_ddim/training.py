@@ -111,10 +111,8 @@ class Trainer:
     def _check_output_dir(self):
         if self.config.overwrite_output_dir:
             return
-        resumes, last_logged = (
-            self.config.resume_from_checkpoint is not None,
-            max(self.metrics.values("step"), default=0),
-        )
+        resumes = self.config.resume_from_checkpoint is not None
+        last_logged = max(self.metrics.values("step"), default=0)
         first_due = min(self.config.checkpointing_steps, self.config.max_train_steps or math.inf)
         checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged, first_due)
 
@@ -144,6 +142,8 @@ class Trainer:
                 signal.signal(number, handler)
             if self.accelerator.is_main_process and self.metrics.values("loss"):
                 plot_loss(self.metrics.path, self.output_dir / "loss.png")
+        # PyTorch hangs if a process group is torn down while its thread still lets go of the tensors of the last reduction.
+        self.accelerator.wait_for_everyone()
         if self.step < self.total_steps:
             signalled = f"it was told to by signal {self._stop_reason}"
             reason = "its time is up" if self._stop_reason == _TIME_IS_UP else signalled
@@ -158,7 +158,7 @@ class Trainer:
             self.save_pipeline(self.output_dir)
             if not growing:
                 self.save_samples(self.output_dir / "samples.png")
-            if self.repo_id and not growing:
+            if not growing and self.repo_id:
                 address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
                 logger.warning(f"The pipeline was uploaded: {address}")
         return self.output_dir
