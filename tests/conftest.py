@@ -92,6 +92,12 @@ def _two(command):
     return [*torchrun, *map(str, command)], os.environ | {"ACCELERATE_USE_CPU": "true"}
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder for the trainings of a file, which share a cache of decoded pictures in it."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture(scope="session")
 def launch_two():
     """Runs a script in two processes."""

@@ -13,11 +13,6 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
 def options(tiny_extractor):
     """An epoch of two steps, and a learning rate that soon makes the model worse."""
     watch = {"eval_kid_epochs": 1, "eval_kid_images": 8, "eval_kid_extractor": tiny_extractor}

@@ -19,11 +19,6 @@ from flower_ddim.data import decode_images, open_dataset
 from flower_ddim.training import Trainer
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
 def start(output_dir, limit_file_size=None, **options):
     """Starts the script; its output goes to a file, because nobody reads a pipe while it runs."""
 

@@ -2,12 +2,17 @@
 
 import json
 
+import torch
 from accelerate.state import AcceleratorState
 from conftest import FLOWERS
+from safetensors.torch import load_file
 
 from flower_ddim.config import TrainingConfig
 from flower_ddim.training import train
 
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"  # of a pipeline: the average
+LAST_WEIGHTS = "state/model.safetensors"  # of a checkpoint
 
 SMALL = {
     "train_data_dir": str(FLOWERS),
@@ -51,3 +56,10 @@ def metrics(output_dir, name="loss"):
     """One of the numbers of `metrics.jsonl`, by step."""
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line[name] for line in lines if name in line}
+
+
+def assert_same_weights(one, other):
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name

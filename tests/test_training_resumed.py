@@ -1,0 +1,124 @@
+"""Going on with a training, in this process: as if nothing had happened, or refused with the way out."""
+
+import shutil
+
+import pytest
+from PIL import Image
+from training_runs import LAST_WEIGHTS, WEIGHTS, assert_same_weights, metrics, train_here
+
+from flower_ddim import FlowerDDIMPipeline
+
+
+@pytest.fixture(scope="module")
+def trained(runs):
+    """Output folder of eight steps."""
+    return train_here(runs / "trained")
+
+
+def test_a_growing_run_can_be_resumed_and_its_checkpoints_generate_full_size(runs):
+    options = {"block_out_channels": [8, 8, 16], "growth_steps": [2, 1], "max_train_steps": 5, "optimizer": "muon"}
+    options |= {"checkpointing_steps": 2, "checkpoints_total_limit": 0}
+    folder = train_here(runs / "grown", **options)
+    assert len(metrics(folder)) == 5
+    early = FlowerDDIMPipeline.from_pretrained(folder / "checkpoint-2")
+    assert early(num_inference_steps=1).images[0].size == (16, 16)
+    resumed = train_here(runs / "regrown", **options, resume_from_checkpoint=str(folder / "checkpoint-2"))
+    assert metrics(resumed) == {step: loss for step, loss in metrics(folder).items() if step > 2}
+    with pytest.raises(ValueError, match=r"growth_steps \[2, 1\] there, None here"):
+        train_here(folder, **options | {"growth_steps": [0]}, resume_from_checkpoint="latest")
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_by_bit(runs, accumulation):
+    """Step 5 lies in the middle of a pass of 8 or 4 batches."""
+    options = {"gradient_accumulation_steps": accumulation, "random_flip": True, "checkpointing_steps": 5}
+    options |= {"max_train_steps": 10, "lr_scheduler": "cosine"}
+    whole = train_here(runs / f"whole{accumulation}", **options)
+    resumed = train_here(runs / f"resumed{accumulation}", **options, checkpoints_total_limit=0)
+    for path in resumed.glob("checkpoint-10/*"):  # as if the run had died in its eighth step
+        path.rename(path.parent / f".{path.name}") if path.name == "trainer_state.json" else None
+    (resumed / WEIGHTS).unlink()
+    train_here(resumed, **options, resume_from_checkpoint="latest")
+    assert metrics(resumed) == metrics(whole) and metrics(resumed, "lr") == metrics(whole, "lr")
+    assert_same_weights(whole / WEIGHTS, resumed / WEIGHTS)
+    assert_same_weights(whole / "checkpoint-10" / LAST_WEIGHTS, resumed / "checkpoint-10" / LAST_WEIGHTS)
+
+
+def test_when_its_time_is_up_all_is_saved_and_it_can_go_on(runs, caplog):
+    options = {"max_train_steps": 100_000, "max_train_minutes": 0.02, "checkpointing_steps": 100_000}
+    folder = train_here(runs / "timed", **options)
+    (checkpoint,) = folder.glob("checkpoint-*")
+    assert "its time is up; resume with latest" in caplog.text
+    assert Image.open(folder / "samples.png").size == (32, 32)
+    assert_same_weights(folder / WEIGHTS, checkpoint / WEIGHTS)
+    train_here(folder, **options, resume_from_checkpoint="latest")
+    assert len(metrics(folder)) > int(checkpoint.name.split("-")[1])
+
+
+def test_another_target_or_average_is_not_resumed_with(runs):
+    train_here(runs / "target", max_train_steps=4)
+    for changes in ({"prediction_type": "v_prediction"}, {"use_ema": False}, {"schedule": "linear"}):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))} .* there, .* here"):
+            train_here(runs / "target", resume_from_checkpoint="latest", **changes)
+
+
+def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_out_of_the_way(runs):
+    folder = train_here(runs / "older", checkpoints_total_limit=2)
+    train_here(
+        folder, resume_from_checkpoint=str(folder / "checkpoint-4"), max_train_steps=6, checkpoints_total_limit=2
+    )
+    assert sorted(path.name for path in folder.glob("*checkpoint-*")) == [
+        "abandoned-checkpoint-8",
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_again(runs):
+    (runs / "early").mkdir()
+    (runs / "early" / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    train_here(runs / "early", max_train_steps=1, resume_from_checkpoint="latest")
+    assert list(metrics(runs / "early")) == [1] and metrics(runs / "early")[1] > 0.7
+
+
+def test_a_diverging_run_stops_names_the_step_and_keeps_the_checkpoint(runs):
+    train_here(runs / "diverging", max_train_steps=4)
+    options = {"resume_from_checkpoint": "latest", "learning_rate": 1e30, "max_train_steps": 12}
+    with pytest.raises(FloatingPointError, match=r"The loss of step ([5-9]|1\d) was"):
+        train_here(runs / "diverging", **options, logging_steps=3, checkpointing_steps=3)
+    assert [path.name for path in (runs / "diverging").glob("*checkpoint-*")] == ["checkpoint-4"]
+    train_here(runs / "diverging", resume_from_checkpoint="latest")
+
+
+def test_earlier_trainings_are_not_mixed_up_or_deleted_unasked(trained):
+    with pytest.raises(ValueError, match="holds an earlier training"):
+        train_here(trained)
+    assert (trained / "checkpoint-8").exists()
+
+
+def test_a_run_does_not_go_on_in_the_folder_of_another(runs):
+    train_here(runs / "occupied", max_train_steps=2)
+    there = str(train_here(runs / "elsewhere", max_train_steps=3) / "checkpoint-3")
+    with pytest.raises(ValueError, match="holds another training than .*checkpoint-3"):
+        train_here(runs / "occupied", resume_from_checkpoint=there)
+    assert list(metrics(runs / "occupied")) == [1, 2]
+    assert list(metrics(train_here(runs / "branched", resume_from_checkpoint=there, max_train_steps=4))) == [4]
+
+
+def test_a_finished_training_without_its_checkpoints_is_not_begun_anew(runs):
+    folder = train_here(runs / "cleaned", max_train_steps=2)
+    shutil.rmtree(folder / "checkpoint-2")
+    with pytest.raises(ValueError, match="whose checkpoints are gone"):
+        train_here(folder, resume_from_checkpoint="latest", max_train_steps=2)
+    assert list(metrics(folder)) == [1, 2]
+
+
+def test_a_run_goes_on_with_the_optimizer_that_it_began_with(trained):
+    with pytest.raises(ValueError, match="optimizer adamw there, muon here.*--init_from"):
+        train_here(trained, resume_from_checkpoint="latest", optimizer="muon")
+
+
+def test_overwriting_starts_anew(runs):
+    train_here(runs / "again")
+    train_here(runs / "again", overwrite_output_dir=True, max_train_steps=2)
+    assert list(metrics(runs / "again")) == [1, 2] and not (runs / "again" / "checkpoint-8").exists()
