@@ -9,7 +9,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 DATA := tests/data
 MINUTES := 10
 
-.PHONY: help flowers train-demo evaluate gallery test test-all test-browser lint lint-check bench clean
+.PHONY: help flowers train-demo check-data evaluate gallery test test-all test-browser lint lint-check bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,7 +25,6 @@ train-demo: $(VENV)/.installed            ## train for ten minutes on two CPU co
 		--growth_steps 650 450 --max_train_steps 2000 --max_train_minutes $(MINUTES) --dataset_repeats 256
 
 # What is measured and drawn needs more flowers than those of the tests, which the model may have seen.
-.PHONY: check-data
 check-data:
 	@test "$(DATA)" != tests/data || { echo "Name a folder of flowers with train and validation splits: make $(MAKECMDGOALS) DATA=FOLDER"; exit 2; }
 

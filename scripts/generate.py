@@ -65,9 +65,9 @@ def main():
     if args.output_dir is None:
         write_grid(args)
     else:
-        options = (args.num_images, args.num_inference_steps, args.eta, args.seed, args.batch_size)
-        options += (args.dtype, args.compile, args.solver)
-        print(f"The images are in {generate_folder(args.model, args.output_dir, *options)}.")
+        names = ("num_images", "num_inference_steps", "eta", "seed", "batch_size", "dtype", "compile", "solver")
+        options = {name: getattr(args, name) for name in names}
+        print(f"The images are in {generate_folder(args.model, args.output_dir, **options)}.")
 
 
 if __name__ == "__main__":

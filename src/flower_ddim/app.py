@@ -19,7 +19,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, UnidentifiedImageError
 
-from .solvers import SOLVERS, with_solver
+from .solvers import SOLVERS, check_eta, with_solver
 
 
 MAX_IMAGES = 16
@@ -47,8 +47,7 @@ class Studio:
         """Generates images with the seeds `seed`, `seed` + 1, …; yields them on the way from noise to picture."""
         seed, num_images = _whole("seed", seed, 0, MAX_SEED), _whole("number of images", num_images, 1, MAX_IMAGES)
         num_inference_steps = _whole("number of steps", num_inference_steps, 1, MAX_STEPS)
-        if eta and solver != "ddim":
-            raise ValueError(f"η belongs to ddim: set it to 0 for {solver}.")
+        check_eta(eta, solver)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
         every = math.ceil(num_inference_steps / FRAMES)
         pipe = with_solver(self.pipe, solver)

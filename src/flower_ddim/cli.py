@@ -8,7 +8,7 @@ from .memory import keep_freed_memory
 
 
 # What is not installed for everybody -> the extra of this package that brings it. Scripts import these inside `main`.
-EXTRAS = {"matplotlib": "figures", "torchmetrics": "metrics", "gradio": "app", "keras": "keras", "h5py": "keras"}
+EXTRAS = {"matplotlib": "figures", "gradio": "app", "h5py": "keras"}
 
 
 def run(main: Callable[[], None]):

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .compilation import compile_unet
 from .files import write_json
 from .pipeline_flower_ddim import FlowerDDIMPipeline
-from .solvers import with_solver
+from .solvers import check_eta, with_solver
 
 
 OPTIONS_FILE = "generation.json"
@@ -53,8 +53,7 @@ def generate_folder(
             f"`num_images` = {num_images}, `batch_size` = {batch_size} and `num_inference_steps` = {num_inference_steps} must be "
             f"at least 1, and `eta` = {eta} must lie in [0, 1]."
         )
-    if eta and solver != "ddim":
-        raise ValueError(f"`eta` belongs to ddim: leave it at 0 for {solver}.")
+    check_eta(eta, solver)
     output_dir = Path(output_dir)
     options = {"model": str(model), "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
     options |= {"dtype": dtype} if dtype != "float32" else {}

@@ -18,6 +18,12 @@ SOLVERS = {
 }
 
 
+def check_eta(eta: float, solver: str):
+    """Raises a ValueError where η is given to a sampler that has none."""
+    if eta and solver != "ddim":
+        raise ValueError(f"η belongs to ddim: leave `eta` at 0 for {solver}.")
+
+
 def with_solver(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     """A pipeline with the same network and a sampler of its own, `name` of `SOLVERS`, without a progress bar.
 

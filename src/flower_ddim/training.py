@@ -158,9 +158,9 @@ class Trainer:
             self.save_pipeline(self.output_dir)
             if not growing:
                 self.save_samples(self.output_dir / "samples.png")
-            if not growing and self.repo_id:
-                address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
-                logger.warning(f"The pipeline was uploaded: {address}")
+                if self.repo_id:
+                    address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
+                    logger.warning(f"The pipeline was uploaded: {address}")
         return self.output_dir
 
     def _loop(self):

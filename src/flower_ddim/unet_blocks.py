@@ -106,7 +106,7 @@ def _spread(hidden_states: torch.Tensor, embedding: torch.Tensor) -> torch.Tenso
     """Features (B, C, H, W) with the embedding (B or 1, E) at every pixel: (B, C + E, H, W)."""
     planes = embedding.to(hidden_states.dtype)[:, :, None, None]
     planes = planes.expand(len(hidden_states), -1, *hidden_states.shape[-2:])
-    return torch.cat([hidden_states, _laid_out_as(hidden_states, planes)], dim=1)
+    return torch.cat([hidden_states, laid_out_as(hidden_states, planes)], dim=1)
 
 
 def _convolve_constants(
@@ -122,10 +122,10 @@ def _convolve_constants(
     if width > 3:
         left, inside, right = tile.split(1, dim=3)
         tile = torch.cat([left, inside.expand(-1, -1, -1, width - 2), right], dim=3)
-    return _laid_out_as(like, tile)
+    return laid_out_as(like, tile)
 
 
-def _laid_out_as(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def laid_out_as(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` in the memory format of `like`: PyTorch joins and adds tensors of different formats slowly."""
     is_channels_last = like.is_contiguous(memory_format=torch.channels_last)
     return tensor.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)

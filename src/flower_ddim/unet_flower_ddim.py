@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from .model_files import ask_for_safetensors, pickle_hint, read_json_object
 from .schedules import DiffusionSchedule
-from .unet_blocks import DownBlock, UpBlock, residual_block
+from .unet_blocks import DownBlock, UpBlock, laid_out_as, residual_block
 
 
 MIN_FREQUENCY, MAX_FREQUENCY = 1.0, 1000.0
@@ -209,10 +209,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
     def predict(self, sample: torch.Tensor, embedding: torch.Tensor, finest_level: int = 0) -> torch.Tensor:
         """The network proper: (B, in_channels, H, W) noisy images and (B or 1, noise_embedding_dim) embeddings to predictions."""
         # The pictures take on the layout of the weights, which tells nothing in the 1×1 convolution that they meet first.
-        kernel = self.mid_blocks[0].conv1.weight
-        is_channels_last = kernel.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if is_channels_last else torch.contiguous_format
-        hidden_states = self.conv_in(sample.contiguous(memory_format=layout)), embedding
+        hidden_states = self.conv_in(laid_out_as(self.mid_blocks[0].conv1.weight, sample)), embedding
         skips = []
         for level, block in enumerate(self.down_blocks):
             walk = block if level >= finest_level else block.shortcuts

@@ -46,7 +46,6 @@ CONTENDERS = {
         "FlowerDDIM",
         "bfloat16",
         compiled=True,
-        loads=False,
         solver="unipc",
         step_share=0.5,
     ),
