@@ -1,5 +1,7 @@
 """Measures a model: `evaluate.py reference` once for the real pictures, then `score`, `steps` and `overfitting`.
 
+`score_folder` compares images of any origin.
+
 `accelerate launch scripts/evaluate.py score …` shares the work between processes; the numbers are the same.
 """
 
@@ -37,62 +39,74 @@ def parse():
             name, help=help, description=help, formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False
         )
 
-    def data_options(options):
-        options.add_argument("--data", required=True, help="folder of Parquet files or pictures")
-        options.add_argument("--split", default="validation", help="its split of pictures that the model has not seen")
-        options.add_argument("--cache_dir", help="where decoded pictures are cached; the datasets library's own place")
-
-    def model_options(options, num_images):
-        options.add_argument("--num_images", type=int, default=num_images, help="number of generated images")
-        options.add_argument("--seed", type=int, default=0, help="seed of the first image; the next has the next seed")
-        options.add_argument("--batch_size", type=int, default=32, help="images at a time in each process")
-
     reference = verb("reference", "computes the features of real pictures, once")
-    data_options(reference)
+    _data_options(reference)
     reference.add_argument("--resolution", type=int, default=64, help="side to which pictures are cut, as in training")
-    reference.add_argument(
-        "--extractor",
-        default=DEFAULT_EXTRACTOR,
-        help="efficientnet_lite0, inception, or a vision model of transformers by folder or id",
-    )
     reference.add_argument("--output", default="reference.safetensors", help="file for the features")
 
     score = verb("score", "compares generated images with real ones: KID, Frechet distance, precision, recall")
-    source = score.add_mutually_exclusive_group()
-    source.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
-    source.add_argument("--images", help="folder of images to score instead")
-    score.add_argument("--resolution", type=int, default=64, help="side to which the images of a folder are cut")
+    _model_options(score, num_images=1000)
     score.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
     score.add_argument("--solver", default="ddim", choices=SOLVERS, help="sampler")
+    _speed_options(score)
+    _comparison_options(score, "metrics.json")
+
+    folder = verb("score_folder", "compares the images of a folder with real ones, as `score` does those of a model")
+    folder.add_argument("--images", required=True, help="folder of images, of whatever program")
+    folder.add_argument("--resolution", type=int, default=64, help="side to which they are cut")
+    _comparison_options(folder, "metrics.json")
 
     steps = verb("steps", "measures KID against the number of steps, for every solver, from the same noise")
-    steps.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
+    _model_options(steps, num_images=1000)
     steps.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
     steps.add_argument("--solvers", nargs="+", default=FEW_STEP_SOLVERS, choices=SOLVERS, help="samplers")
-    for options, output in ((score, "metrics.json"), (steps, "steps.json")):
-        options.add_argument("--reference", default="reference.safetensors", help="file that `reference` has written")
-        model_options(options, 1000)
-        options.add_argument(
-            "--kid_subset_size", type=int, default=KID_SUBSET_SIZE, help="pictures in each of KID's 100 subsets"
-        )
-        options.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-        options.add_argument("--compile", action="store_true", help="compile the network: a wait, then faster batches")
-        options.add_argument("--output", default=output, help="file for the numbers")
+    _speed_options(steps)
+    _comparison_options(steps, "steps.json")
 
     overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
-    overfitting.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
-    data_options(overfitting)
+    _model_options(overfitting, num_images=500)
+    _data_options(overfitting)
     overfitting.add_argument("--train_split", default="train", help="split of the data that the model was trained on")
-    overfitting.add_argument("--extractor", default=DEFAULT_EXTRACTOR, help="as for `reference`")
     overfitting.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
-    model_options(overfitting, 500)
     overfitting.add_argument("--num_pictures", type=int, help="real pictures for the losses; as many as are held out")
     overfitting.add_argument("--output_dir", default="overfitting", help="folder for numbers and figures")
-    for options in (score, steps, overfitting):
+
+    for options in (score, folder, steps, overfitting):
         options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
     for options in (steps, overfitting):
         options.add_argument("--format", default="png", help="of the figures: png, webp, svg or pdf")
     return parser.parse_args()
+
+
+def _data_options(options):
+    options.add_argument("--data", required=True, help="folder of Parquet files or pictures")
+    options.add_argument("--split", default="validation", help="its split of pictures that the model has not seen")
+    options.add_argument("--cache_dir", help="where decoded pictures are cached; the datasets library's own place")
+    options.add_argument(
+        "--extractor",
+        default=DEFAULT_EXTRACTOR,
+        help="efficientnet_lite0, inception, or a vision model of transformers by folder or id",
+    )
+
+
+def _model_options(options, num_images):
+    options.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
+    options.add_argument("--num_images", type=int, default=num_images, help="number of generated images")
+    options.add_argument("--seed", type=int, default=0, help="seed of the first image; the next has the next seed")
+    options.add_argument("--batch_size", type=int, default=32, help="images at a time in each process")
+
+
+def _speed_options(options):
+    options.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    options.add_argument("--compile", action="store_true", help="compile the network: a wait, then faster batches")
+
+
+def _comparison_options(options, output):
+    options.add_argument("--reference", default="reference.safetensors", help="file that `reference` has written")
+    options.add_argument(
+        "--kid_subset_size", type=int, default=KID_SUBSET_SIZE, help="pictures in each of KID's 100 subsets"
+    )
+    options.add_argument("--output", default=output, help="file for the numbers")
 
 
 def reference(args):
@@ -105,11 +119,16 @@ def reference(args):
 
 
 def score(args):
+    model = _scored_model(args, Reference.load(args.reference))
+    _report_score(model.score(args.num_inference_steps, args.solver), args)
+
+
+def score_images(args):
     reference = Reference.load(args.reference)
-    if args.images:
-        result = score_folder(args.images, reference, args.resolution, args.kid_subset_size)
-    else:
-        result = _scored_model(args, reference).score(args.num_inference_steps, args.solver)
+    _report_score(score_folder(args.images, reference, args.resolution, args.kid_subset_size), args)
+
+
+def _report_score(result, args):
     if PartialState().is_main_process:
         write_json(args.output, result)
         _report(markdown_table(result), args, args.output)
@@ -172,7 +191,14 @@ def _report(table, args, place):
 
 def main():
     args = parse()
-    {"reference": reference, "score": score, "steps": steps, "overfitting": overfitting}[args.verb](args)
+    verbs = {
+        "reference": reference,
+        "score": score,
+        "score_folder": score_images,
+        "steps": steps,
+        "overfitting": overfitting,
+    }
+    verbs[args.verb](args)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,10 @@ def test_the_script_measures_from_real_pictures_to_a_document(run_script, model,
     text = document.read_text()
     assert text.startswith("before\n<!-- score -->\n| score") and text.endswith("<!-- /steps -->\nafter\n")
     assert "old" not in text and text.split("<!-- /score")[0].split("-->\n")[1] in scored.stdout
+    folder = generate_folder(model, tmp_path / "images", 8, 2)
+    options = ["--images", folder, "--resolution", 16, "--reference", reference, "--kid_subset_size", 8]
+    run_script("evaluate.py", "score_folder", *options, "--output", tmp_path / "folder.json")
+    assert json.loads((tmp_path / "folder.json").read_text())["images"] == "images"
     missing = run_script("evaluate.py", "score", "--reference", tmp_path / "none", expect_success=False)
     assert missing.returncode == 1 and missing.stderr.strip().splitlines()[-1].endswith("evaluate.py reference`.")
 
