@@ -175,6 +175,13 @@ def test_a_run_that_learns_nothing_is_warned_about(runs, caplog):
     assert "still that of predicting no noise" in caplog.text
 
 
+@pytest.mark.parametrize("warmed", [False, True])
+def test_an_average_that_outlives_the_training_is_warned_about(runs, caplog, warmed):
+    warm_up = {"ema_power": 1.0, "ema_inv_gamma": 9.0} if warmed else {}
+    train_here(runs / f"average-{warmed}", max_train_steps=2, dry_run=True, **warm_up)
+    assert ("still holds 100% of the untrained network" in caplog.text) is not warmed
+
+
 def test_streaming_says_what_it_cannot_do(runs, caplog):
     train_here(runs / "streamed", streaming=True, max_train_steps=1)
     assert "begins the stream anew" in caplog.text

@@ -26,7 +26,7 @@ from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
 from .training_evaluation import KidWatch
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
-from .training_parts import build_model, describe, load_pictures
+from .training_parts import build_model, check_length, describe, load_pictures
 
 
 logger = get_logger(__name__)
@@ -74,11 +74,7 @@ class Trainer:
         batches = self.pictures.batches
         self.steps_per_epoch = batches.batches_per_epoch if batches else None
         self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
-        if sum(config.growth_steps or []) >= self.total_steps:
-            raise ValueError(
-                f"`growth_steps` leaves nothing of {self.total_steps:,} steps for the whole network: give smaller numbers."
-            )
-
+        check_length(config, self.total_steps)
         unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
         self.description = describe(config, unet, self.total_steps, self.global_batch)
         self._prepare(unet)

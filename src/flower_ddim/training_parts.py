@@ -157,6 +157,25 @@ def silence_levels(unet: FlowerUNet2DModel, number: int):
             torch.nn.init.zeros_(resnet.conv2.weight)
 
 
+def check_length(config: TrainingConfig, total_steps: int):
+    """Warns where a training is too short for its average.
+
+    Raises:
+        ValueError: if the network would not be whole before the training ends.
+    """
+    whole_steps = total_steps - sum(config.growth_steps or [])
+    if whole_steps <= 0:
+        raise ValueError(
+            f"`growth_steps` leaves nothing of {total_steps:,} steps for the whole network: give smaller numbers."
+        )
+    untrained = config.ema_max_decay**whole_steps  # of the average, which begins anew whenever the network has grown
+    if config.use_ema and config.ema_power is None and not config.init_from and untrained > 0.05:
+        logger.warning(
+            f"After {whole_steps:,} steps the average, which is what will be saved, still holds {untrained:.0%} of the untrained "
+            "network: add `--ema_power 1 --ema_inv_gamma 9`, or its pictures will be noise."
+        )
+
+
 def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, global_batch: int) -> str:
     """The resolved options, as YAML without the token, and the size of the task."""
     options = {name: value for name, value in asdict(config).items() if name != "hub_token"}
