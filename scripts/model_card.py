@@ -6,7 +6,7 @@ from pathlib import Path
 from flower_ddim import PRETRAINED
 from flower_ddim.cli import run
 from flower_ddim.files import write_text
-from flower_ddim.model_card import FLOWERS, IMAGES, Sources, render_model_card
+from flower_ddim.model_card import IMAGES, Sources, render_model_card
 
 
 def main():
@@ -16,7 +16,10 @@ def main():
     parser.add_argument(
         "--repo_id", help="where it is on the Hub; without, it is the model that comes with the package"
     )
-    parser.add_argument("--dataset_name", default=FLOWERS, help="data set on the Hub that it was trained on")
+    parser.add_argument(
+        "--dataset_name", help="data set on the Hub that it was trained on, if its records do not say it"
+    )
+    parser.add_argument("--license", help="licence of the weights, if its records do not say it")
     images = ["docs/flowers.webp", "docs/figures/steps.webp", "docs/figures/interpolation.webp"]
     parser.add_argument("--images", nargs=3, default=images, metavar=tuple(IMAGES), help="pictures that it shows")
     args = parser.parse_args()
@@ -25,6 +28,7 @@ def main():
         name=Path(args.model_dir).resolve().name,
         repo_id=args.repo_id,
         dataset=args.dataset_name,
+        license=args.license,
         images=dict(zip(IMAGES, args.images, strict=True)),
     )
     write_text(args.output, f"{card}\n")

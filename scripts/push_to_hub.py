@@ -17,6 +17,7 @@ def main():
     parser.add_argument("--dry_run", action="store_true", help="check and show what would be uploaded, and stop")
     parser.add_argument("--space", action="store_true", help="upload a Space with the page of scripts/app.py instead")
     parser.add_argument("--dataset_name", help="data set on the Hub that it was trained on, for the card")
+    parser.add_argument("--license", help="licence of the weights, for the card: an identifier such as cc-by-4.0")
     args = parser.parse_args()
 
     pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir)
@@ -25,7 +26,7 @@ def main():
         if args.space:
             files = write_space(pipe, folder, title=args.repo_id.rpartition("/")[2])
         else:
-            files = prepare_upload(pipe, folder, args.repo_id, args.dataset_name, records=args.model_dir)
+            files = prepare_upload(pipe, folder, args.repo_id, args.dataset_name, args.license, records=args.model_dir)
         for file in files:
             print(f"{file.stat().st_size:>12,} {file.relative_to(folder)}")
         if args.dry_run:

@@ -65,10 +65,10 @@ def test_the_shipped_card_is_up_to_date(run_script, tmp_path):
 
 
 def test_metadata_and_tables_hold_the_measured_numbers(folder):
-    card = render_model_card(Sources.read(folder, folder), "my-flowers", "me/my-flowers", FLOWERS)
+    card = render_model_card(Sources.read(folder, folder), "my-flowers", "me/my-flowers", FLOWERS, license="cc0-1.0")
     data = card.data.to_dict()
     assert data["library_name"] == "diffusers" and data["pipeline_tag"] == "unconditional-image-generation"
-    assert data["license"] == "apache-2.0" and data["datasets"] == [FLOWERS] and "flowers" in data["tags"]
+    assert data["license"] == "cc0-1.0" and data["datasets"] == [FLOWERS] and "flowers" in data["tags"]
     (model,) = data["model-index"]
     (result,) = model["results"]
     values = {metric["type"]: metric["value"] for metric in result["metrics"]}
@@ -84,6 +84,8 @@ def test_metadata_and_tables_hold_the_measured_numbers(folder):
         "20 optimizer steps on 1,280 pictures.",
         "the first 512 of them were average-pooled",
         "--growth_steps 5 3",
+        "--init_from EARLIER_MODEL",
+        "The licence of the weights is cc0-1.0.",
         "were those of an earlier model",
         f"steps 19 to 20: {(1 / 19 + 1 / 20) / 2:.3f} (mean squared error of the noise)",
         "validation pictures: 0.046",
@@ -102,8 +104,9 @@ def test_what_is_not_known_is_said_not_to_be(folder, tmp_path):
     card = render_model_card(Sources.read(bare, bare), "x", "me/x")
     assert "have not been evaluated" in card.text and "no record of the training" in card.text
     assert "model-index" not in card.data.to_dict() and "datasets" not in card.data.to_dict()
-    assert "Data: not published." in card.text and "flowers in" not in card.text and "Oxford" not in card.text
+    assert "Data: a folder of pictures" in card.text and "flowers in" not in card.text and "Oxford" not in card.text
     assert "rights in the pictures" in card.text
+    assert "license" not in card.data.to_dict() and "No licence of the weights" in card.text
 
 
 def test_a_written_card_has_its_pictures(folder, tmp_path):

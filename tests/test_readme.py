@@ -85,7 +85,7 @@ def test_every_option_that_is_named_is_one():
             options = [word for word in words if word.startswith("--")]
             assert all(re.search(rf"{option}\b", helps[key]) for option in options), (document, key, options)
     mentioned = set(re.findall(r"`[^`\n]*?(--[a-z]\w+)", (ROOT / "README.md").read_text())) - {"--index-url"}
-    for script in ("app", "figures", "generate", "interpolate"):
+    for script in ("app", "figures", "generate", "interpolate", "model_card"):
         helps[script] = help_of(f"scripts/{script}.py")
     assert len(mentioned) > 20
     assert not {option for option in mentioned if not any(re.search(rf"{option}\b", text) for text in helps.values())}

@@ -55,6 +55,7 @@ def push_pipeline(
     commit_message: str = "Upload pipeline",
     create_pr: bool = False,
     dataset: str | None = None,
+    license: str | None = None,
     records: str | Path | None = None,
     is_new: bool = True,
 ) -> str:
@@ -63,7 +64,7 @@ def push_pipeline(
     Args:
         private: whether a repository that is made for it is private.
         create_pr: whether to propose the commit instead of making it.
-        dataset, records: what the card tells, see [`flower_ddim.model_card`]; by default records are looked for where the
+        dataset, license, records: what the card tells, see [`flower_ddim.model_card`]; by default records are looked for where the
             pipeline was loaded from.
         is_new: whether the repository may have to be made.
 
@@ -75,7 +76,7 @@ def push_pipeline(
         _save_verified(pipe, folder)
         if is_new:  # and not before it is known that there is something to upload
             repo_id = create_repository(repo_id, token, private)
-        _add_card(pipe, folder, repo_id, dataset, records)
+        _add_card(pipe, folder, repo_id, records, dataset=dataset, license=license)
         return upload_folder(folder, repo_id, token, commit_message=commit_message, create_pr=create_pr)
 
 
@@ -84,6 +85,7 @@ def prepare_upload(
     folder: str | Path,
     repo_id: str,
     dataset: str | None = None,
+    license: str | None = None,
     records: str | Path | None = None,
 ) -> list[Path]:
     """Writes what would be uploaded into an empty folder, and makes sure that it loads; returns the files.
@@ -92,7 +94,7 @@ def prepare_upload(
         ValueError: if what was written does not generate the same image, with the package or without.
     """
     _save_verified(pipe, folder)
-    _add_card(pipe, folder, repo_id, dataset, records)
+    _add_card(pipe, folder, repo_id, records, dataset=dataset, license=license)
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
 
@@ -101,10 +103,10 @@ def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path):
     verify_export(folder)
 
 
-def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, dataset: str | None, records):
+def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None, **options):
     if records is None and Path(pipe.name_or_path or "").is_dir():
         records = pipe.name_or_path
-    write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, dataset=dataset)
+    write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, **options)
 
 
 def verify_export(folder: str | Path):

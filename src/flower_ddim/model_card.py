@@ -83,6 +83,7 @@ def render_model_card(
     name: str,
     repo_id: str | None = None,
     dataset: str | None = None,
+    license: str | None = None,
     images: dict[str, str] = IMAGES,
 ) -> ModelCard:
     """Fills the template in.
@@ -91,15 +92,17 @@ def render_model_card(
         name: of the model.
         repo_id: where it will be on the Hub; `None` is the model that comes with the package.
         dataset: the data set on the Hub that it was trained on, where the trainer was given a folder of its pictures.
+        license: identifier of the licence of the weights, such as `"cc-by-4.0"`; by default what `training.yaml` says, if it does.
         images: addresses of the three pictures, relative to the card.
     """
-    options = (sources.training or {}).get("options", {})
-    dataset = dataset or options.get("dataset_name")
+    training = sources.training or {}
+    dataset = dataset or training.get("options", {}).get("dataset_name")
+    license = license or training.get("license")
     size = sources.unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     card_data = ModelCardData(
         model_name=name,
-        license="apache-2.0",
+        license=license,
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         datasets=[dataset] if dataset else None,
@@ -114,6 +117,7 @@ def render_model_card(
         shipped=repo_id is None,
         dataset=dataset,
         is_flowers=dataset == FLOWERS,
+        license=license,
         images=images,
         parameters=f"{sources.parameters:,}",
         size=f"{width}×{height}",
@@ -125,6 +129,7 @@ def render_model_card(
         losses=_losses(sources),
         metrics=_metrics(sources.evaluation),
         protocol=_protocol(sources.evaluation),
+        recall=round(sources.evaluation["recall"], 2) if sources.evaluation else None,
         notes=(sources.notes or "").strip(),
     )
 
@@ -172,6 +177,8 @@ def _training(sources: Sources, dataset: str | None) -> dict | None:
     shown = {name: options[name] for name in defaults if options.get(name) is not None}
     shown = {name: value for name, value in shown.items() if name not in NOT_SHOWN.split() and "/" not in str(value)}
     words = [["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]]
+    if continued := bool(options.get("init_from")):
+        words.append(["--init_from", "EARLIER_MODEL"])  # and not its name, which may be a path
     for name, value in shown.items():
         if value != defaults[name]:
             words.append([f"--{name}", *map(str, value if isinstance(value, list) else [value])])
@@ -179,7 +186,6 @@ def _training(sources: Sources, dataset: str | None) -> dict | None:
     last = sources.log[-1] if sources.log else {}
     images = last.get("images", 0)
     growth_steps = sum(options.get("growth_steps") or [])
-    continued = bool(options.get("init_from"))
     return {
         "options": [(name, json.dumps(value)) for name, value in shown.items()],
         "command": command,

@@ -27,6 +27,8 @@ A page to play with a small diffusion model: generate, watch, interpolate, find 
 pip install -r requirements.txt
 python app.py
 ```
+
+The code is that of flower_ddim, under Apache-2.0; the licence of the model is that of whoever trained it.
 """
 
 
@@ -52,7 +54,6 @@ def write_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> lis
         sdk="gradio",
         sdk_version=gradio_version,
         app_file="app.py",
-        license="apache-2.0",
     )
     RepoCard(f"---\n{card.to_yaml()}\n---\n{DESCRIPTION.format(title=title)}").save(folder / "README.md")
     return sorted(path for path in folder.rglob("*") if path.is_file())
