@@ -1,6 +1,6 @@
 import pytest
 
-from flower_ddim.config import parse_config
+from flower_ddim.config import TrainingConfig, parse_config
 
 
 SOURCE = ["--train_data_dir", "pictures"]
@@ -89,3 +89,8 @@ def test_help_can_be_printed(capsys):
     with pytest.raises(SystemExit) as error:
         parse_config(["--help"])
     assert error.value.code == 0 and "--gradient_accumulation_steps" in capsys.readouterr().out
+
+
+def test_choices_are_checked_in_python_too():
+    with pytest.raises(ValueError, match="`loss` is 'l1', but must be one of mae, mse"):
+        TrainingConfig(train_data_dir="pictures", loss="l1")

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -138,6 +138,7 @@ class TrainingConfig:
         positive = (
             "resolution eval_batch_size logging_steps checkpointing_steps train_batch_size num_epochs dataset_repeats"
         )
+        self._check_choices()
         self._check_at_least(2, "eval_kid_images")
         self._check_at_least(1, *positive.split(), "gradient_accumulation_steps", "max_train_steps")
         not_negative = (
@@ -195,6 +196,12 @@ class TrainingConfig:
             raise ValueError("`streaming` does not know how long the data is: give `max_train_steps`.")
         if self.push_to_hub is False and (self.hub_model_id or self.hub_private_repo):
             raise ValueError("`hub_model_id` and `hub_private_repo` need `push_to_hub`.")
+
+    def _check_choices(self):
+        for spec in fields(self):
+            value, choices = getattr(self, spec.name), spec.metadata.get("choices")
+            if choices and value is not None and value not in choices:
+                raise ValueError(f"`{spec.name}` is {value!r}, but must be one of {', '.join(map(str, choices))}.")
 
     def _check_at_least(self, least: int, *names: str):
         for name in names:
