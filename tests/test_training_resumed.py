@@ -108,9 +108,31 @@ def test_a_run_does_not_go_on_in_the_folder_of_another(runs):
 def test_a_finished_training_without_its_checkpoints_is_not_begun_anew(runs):
     folder = train_here(runs / "cleaned", max_train_steps=2)
     shutil.rmtree(folder / "checkpoint-2")
-    with pytest.raises(ValueError, match="whose checkpoints are gone"):
-        train_here(folder, resume_from_checkpoint="latest", max_train_steps=2)
+    for length in ({"max_train_steps": 2}, {"max_train_steps": None, "num_epochs": 1}):
+        with pytest.raises(ValueError, match="holds a model without checkpoints"):
+            train_here(folder, resume_from_checkpoint="latest", **length)
     assert list(metrics(folder)) == [1, 2]
+
+
+def test_a_model_that_was_not_trained_here_is_not_overwritten(trained, runs):
+    FlowerDDIMPipeline.from_pretrained(trained).save_pretrained(runs / "downloaded")
+    with pytest.raises(ValueError, match="holds an earlier training or a model"):
+        train_here(
+            runs / "downloaded", init_from=str(runs / "downloaded"), block_out_channels=None, layers_per_block=None
+        )
+
+
+def test_pictures_are_counted_rightly_when_the_batch_changes_on_the_way(runs, caplog):
+    train_here(runs / "recounted", max_train_steps=2)
+    train_here(runs / "recounted", max_train_steps=4, train_batch_size=4, resume_from_checkpoint="latest")
+    assert list(metrics(runs / "recounted", "images").values()) == [16, 32, 36, 40]
+    assert "`global_batch` 16, this run has 4: data order changes" in caplog.text
+
+
+def test_a_folder_with_a_model_has_a_checkpoint_too(runs):
+    options = {"checkpointing_steps": 100, "checkpoints_total_limit": 0, "save_model_epochs": 1, "dataset_repeats": 1}
+    folder = train_here(runs / "saved", max_train_steps=9, **options)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-8", "checkpoint-9"]
 
 
 def test_a_run_goes_on_with_the_optimizer_that_it_began_with(trained):

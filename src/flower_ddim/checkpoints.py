@@ -36,31 +36,30 @@ def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
     return Path(wanted)
 
 
-def check_output_dir(output_dir: Path, resumes: bool, checkpoint: Path | None, last_logged: int, first_due: int):
-    """Refuses to mix two trainings in one folder.
+def check_output_dir(output_dir: Path, resumes: bool, checkpoint: Path | None, last_logged: int):
+    """Refuses to mix two trainings in one folder, and to overwrite a model.
 
     Args:
         resumes: whether an earlier training is to go on, if there is one.
         checkpoint: that it goes on from, if there is one.
         last_logged: last step in the log of the earlier training, or 0.
-        first_due: step after which the first checkpoint is written.
 
     Raises:
-        ValueError: if the folder holds a training that would be overwritten, with the ways out.
+        ValueError: if the folder holds a training or a model that would be overwritten, with the ways out.
     """
-    if not last_logged and not list_checkpoints(output_dir):
+    has_model = (output_dir / "model_index.json").exists()
+    if not (has_model or last_logged or list_checkpoints(output_dir)):
         return
     if not resumes:
         raise ValueError(
-            f"{output_dir} holds an earlier training: go on with `--resume_from_checkpoint latest`, start anew with "
+            f"{output_dir} holds an earlier training or a model: go on with `--resume_from_checkpoint latest`, start anew with "
             "`--overwrite_output_dir`, or name another `--output_dir`."
         )
     if checkpoint and checkpoint.parent.resolve() != output_dir.resolve():
         raise ValueError(f"{output_dir} holds another training than {checkpoint}: name an empty `--output_dir`.")
-    is_finished = last_logged >= first_due and (output_dir / "model_index.json").exists()
-    if not checkpoint and is_finished:
+    if not checkpoint and has_model:
         raise ValueError(
-            f"{output_dir} holds a training whose checkpoints are gone: go on from its weights with `--init_from` and another "
+            f"{output_dir} holds a model without checkpoints: go on from its weights with `--init_from` and another "
             "`--output_dir`, or start anew with `--overwrite_output_dir`."
         )
 

@@ -24,15 +24,15 @@ from .loss import ZERO_NOISE_LOSS, diffusion_loss
 from .optimizers import learning_rate_factor, make_optimizers
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
-from .training_evaluation import KidWatch
+from .training_evaluation import KidWatch, validation_losses
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
 from .training_parts import build_model, check_length, describe, load_pictures
 
 
 logger = get_logger(__name__)
 
-# Options that a run goes on with as it began: they decide what is in a checkpoint.
-FIXED_OPTIONS = ("use_ema", "growth_steps", "optimizer", "channels_last")
+# Options that a run goes on with as it began: they decide what is in a checkpoint, or what the numbers of its log mean.
+FIXED_OPTIONS = ("use_ema", "growth_steps", "optimizer", "channels_last", "loss")
 
 _TIME_IS_UP = 1000  # among the reasons to stop, beside the numbers of signals
 
@@ -84,7 +84,7 @@ class Trainer:
         if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
             repo_id = config.hub_model_id or self.output_dir.name
             self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo or None)
-        self.step = self._stop_reason = 0
+        self.step = self.images_seen = self._stop_reason = 0
 
     def _prepare(self, unet: torch.nn.Module):
         """Puts the network, its average and its optimizers where and how they are needed."""
@@ -109,8 +109,7 @@ class Trainer:
             return
         resumes = self.config.resume_from_checkpoint is not None
         last_logged = max(self.metrics.values("step"), default=0)
-        first_due = min(self.config.checkpointing_steps, self.config.max_train_steps or math.inf)
-        checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged, first_due)
+        checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged)
 
     def train(self) -> Path:
         """Trains to the last step and saves the pipeline and a grid of its samples in `output_dir`.
@@ -175,8 +174,13 @@ class Trainer:
             bar.update()
             stopping = self._stopping()
             last = self.step == self.total_steps or stopping
-            checkpoint_due = last or self.step % self.config.checkpointing_steps == 0
             epoch = self._ended_epoch()
+            # A folder that holds a model is gone on with from a checkpoint, or not at all.
+            checkpoint_due = (
+                last
+                or self.step % self.config.checkpointing_steps == 0
+                or _is_due(epoch, self.config.save_model_epochs)
+            )
             report = checkpoint_due or epoch or self.step % self.config.logging_steps == 0
             if report:
                 # Closing the window finds a loss that is not finite, before anything could keep what caused it.
@@ -186,7 +190,7 @@ class Trainer:
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", images=f"{metrics['images_per_second']:.1f}/s")
             if checkpoint_due:
                 self.save_checkpoint()
-            # Only now: nothing that fails here costs any steps.
+            # Only now: nothing that fails here costs what a checkpoint of this step has saved.
             self._evaluate(epoch, last=self.step == self.total_steps)
             if report:
                 window = Window(self.accelerator, self.step)
@@ -202,16 +206,16 @@ class Trainer:
         if self.batches.finest_level(self.step - 1):
             return  # a network that is still growing leaves noise on its pictures
 
-        def due(every: int) -> bool:
-            return every > 0 and epoch > 0 and epoch % every == 0
-
-        if self.pictures.validation and (due(self.config.validation_epochs) or last):
-            self.log(**self.validate())
-        if self.kid_watch and (due(self.config.eval_kid_epochs) or last):
+        if self.pictures.validation and (_is_due(epoch, self.config.validation_epochs) or last):
+            networks = {"validation_loss": self.raw_unet, "validation_loss_ema": self.ema.averaged}
+            self.raw_unet.eval()
+            self.log(**validation_losses(networks, self.scheduler, self.batches, self.accelerator, self.config))
+            self.raw_unet.train()
+        if self.kid_watch and (_is_due(epoch, self.config.eval_kid_epochs) or last):
             self._measure_kid()
-        if self.accelerator.is_main_process and due(self.config.save_images_epochs):
+        if self.accelerator.is_main_process and _is_due(epoch, self.config.save_images_epochs):
             self.save_samples(self.output_dir / "samples" / f"epoch-{epoch:04}.png")
-        if self.accelerator.is_main_process and due(self.config.save_model_epochs):
+        if self.accelerator.is_main_process and _is_due(epoch, self.config.save_model_epochs):
             self.save_pipeline(self.output_dir)
 
     def _measure_kid(self):
@@ -244,6 +248,7 @@ class Trainer:
         share_statistics(self.raw_unet, self.accelerator)
         self.ema.update(self.raw_unet)
         self.step += 1
+        self.images_seen += self.global_batch
         if self.batches.finest_level(self.step) != level:
             # It would hold the new levels back by what they were when they did nothing.
             self.ema.restart(self.raw_unet)
@@ -252,25 +257,6 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """Learning rate of the optimizer step `step`, counted from 0."""
         return self.config.learning_rate * self._lr_factor(step)
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Loss on the validation pictures, of the last and of the averaged weights, with the same noise every time."""
-        networks = {"validation_loss": self.raw_unet, "validation_loss_ema": self.ema.averaged}
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        sums = torch.zeros(len(networks) + 1, device=self.accelerator.device)
-        self.raw_unet.eval()
-        mine = list(range(rank, len(self.pictures.validation), world))
-        for start in range(0, len(mine), self.config.eval_batch_size):
-            indices = mine[start : start + self.config.eval_batch_size]
-            batch = self.batches.validation(indices)
-            for i, network in enumerate(networks.values()):
-                with self.accelerator.autocast():
-                    sums[i] += len(indices) * diffusion_loss(network, self.scheduler, *batch, self.config.loss)
-            sums[-1] += len(indices)
-        self.raw_unet.train()
-        sums = self.accelerator.reduce(sums, "sum")
-        return {name: (sums[i] / sums[-1]).item() for i, name in enumerate(networks)}
 
     def pipeline(self) -> FlowerDDIMPipeline:
         """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
@@ -293,7 +279,7 @@ class Trainer:
     def log(self, **values: float):
         """Adds a line to `metrics.jsonl`, the step, the images seen so far and `values`, and tells the tracker."""
         if self.accelerator.is_main_process:
-            self.metrics.append(step=self.step, images=self.step * self.global_batch, **values)
+            self.metrics.append(step=self.step, images=self.images_seen, **values)
         self.accelerator.log(values, step=self.step)
 
     def save_checkpoint(self):
@@ -306,11 +292,8 @@ class Trainer:
                 self.pipeline().save_pretrained(unfinished)
                 if not self.config.use_ema:  # then the pipeline does not hold the average
                     self.ema.averaged.save_pretrained(unfinished / "state" / "ema")
-                state = {
-                    "ema_updates": self.ema.num_updates,
-                    "global_batch": self.global_batch,
-                    "seed": self.config.seed,
-                }
+                state = {"ema_updates": self.ema.num_updates, "images_seen": self.images_seen}
+                state |= self._data_order()
                 state |= {name: getattr(self.config, name) for name in FIXED_OPTIONS}
                 checkpoints.finish_checkpoint(self.output_dir, self.step, state)
                 checkpoints.rotate_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
@@ -334,7 +317,7 @@ class Trainer:
                 f"The checkpoint {self.checkpoint} is of another training ({'; '.join(differing)}): give the same options and "
                 "pictures, or go on from its weights with `--init_from`."
             )
-        for name, value in (("global_batch", self.global_batch), ("seed", self.config.seed)):
+        for name, value in self._data_order().items():
             if state[name] != value:
                 logger.warning(
                     f"The checkpoint was written with `{name}` {state[name]}, this run has {value}: data order changes."
@@ -343,7 +326,18 @@ class Trainer:
         folder = self.checkpoint / ("unet" if self.config.use_ema else "state/ema")
         averaged = type(self.ema.averaged).from_pretrained(folder)
         self.ema.averaged.load_state_dict(averaged.state_dict())
-        self.step, self.ema.num_updates = state["step"], state["ema_updates"]
+        self.step, self.images_seen, self.ema.num_updates = (state["step"], state["images_seen"], state["ema_updates"])
+
+    def _data_order(self) -> dict[str, int | None]:
+        """What decides which pictures a step is given."""
+        pictures = len(self.pictures.train) if self.pictures.train else None
+        repeats = self.config.dataset_repeats
+        return {
+            "global_batch": self.global_batch,
+            "seed": self.config.seed,
+            "dataset_repeats": repeats,
+            "pictures": pictures,
+        }
 
     def _prepare_output_dir(self):
         if self.accelerator.is_main_process:
@@ -380,6 +374,11 @@ class Trainer:
         zero_noise = ZERO_NOISE_LOSS / 2 ** self.batches.finest_level(self.step - 1)  # pooled noise is weaker
         if is_baseline and self.step >= min(500, self.total_steps) and loss > 0.97 * zero_noise:
             logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
+
+
+def _is_due(epoch: int, every: int) -> bool:
+    """Whether something is due after an epoch, counted from 1 (0 is none), that is asked for after `every` of them (0 is never)."""
+    return every > 0 and epoch > 0 and epoch % every == 0
 
 
 def train(config: TrainingConfig) -> Path | None:

@@ -1,13 +1,42 @@
-"""How good the model is while it is trained: its KID against the validation pictures."""
+"""How good the model is while it is trained: its loss on the validation pictures, and its KID against them."""
 
+import torch
 from accelerate import Accelerator
 
 from .config import TrainingConfig
 from .data import ImageArray
 from .evaluation import KID_SUBSET_SIZE, check_possible, kernel_distance
 from .features import load_extractor
+from .loss import diffusion_loss
 from .pipeline_flower_ddim import FlowerDDIMPipeline
+from .scheduling_flower_ddim import FlowerDDIMScheduler
 from .scoring import generate_with_features, real_features
+from .training_batches import Batches
+
+
+@torch.no_grad()
+def validation_losses(
+    networks: dict[str, torch.nn.Module],
+    scheduler: FlowerDDIMScheduler,
+    batches: Batches,
+    accelerator: Accelerator,
+    config: TrainingConfig,
+) -> dict[str, float]:
+    """Losses of networks, by their names, on all validation pictures, with the same noise every time.
+
+    Every process must call this and gets the same.
+    """
+    sums = torch.zeros(len(networks) + 1, device=accelerator.device)
+    mine = range(accelerator.process_index, len(batches.pictures.validation), accelerator.num_processes)
+    for start in range(0, len(mine), config.eval_batch_size):
+        indices = mine[start : start + config.eval_batch_size]
+        batch = batches.validation(indices)
+        for i, network in enumerate(networks.values()):
+            with accelerator.autocast():
+                sums[i] += len(indices) * diffusion_loss(network, scheduler, *batch, config.loss)
+        sums[-1] += len(indices)
+    sums = accelerator.reduce(sums, "sum")
+    return {name: (sums[i] / sums[-1]).item() for i, name in enumerate(networks)}
 
 
 class KidWatch:
