@@ -5,7 +5,7 @@ import torch
 from conftest import make_unet
 
 from flower_ddim import FlowerDDIMScheduler
-from flower_ddim.loss import ZERO_NOISE_LOSS, diffusion_loss, draw
+from flower_ddim.loss import ZERO_NOISE_LOSS, diffusion_loss, draw, velocity_errors
 
 
 KEYS = [(0, 1, 0, position) for position in range(4)]
@@ -62,3 +62,10 @@ def test_draws_are_standard_normal_uniform_and_fair():
         12**-0.5, abs=0.02
     )
     assert coins.float().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_velocity_errors_stay_finite_where_there_is_no_signal():
+    scheduler = FlowerDDIMScheduler(schedule="cosine")
+    noise, _, _ = draw((3, 16, 16), *KEYS)
+    errors = velocity_errors(make_unet(schedule="cosine"), scheduler, noise, noise, torch.ones(4))
+    assert errors.isfinite().all() and errors.max() < 1e7

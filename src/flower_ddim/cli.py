@@ -19,7 +19,7 @@ def run(main: Callable[[], None]):
     try:
         main()
     except ModuleNotFoundError as error:
-        package = error.name.partition(".")[0]
+        package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
         sys.exit(f"{sys.argv[0]}: this needs {package}: pip install 'flower-ddim[{EXTRAS[package]}]'.")

@@ -41,8 +41,10 @@ def convert_keras(
         FileNotFoundError: if there is no such file.
         ValueError: if it is no Keras file, lacks statistics, or does not fit the architecture; all misfits are listed.
     """
+    if (image_mean is None) != (image_std is None):
+        raise ValueError("`image_mean` and `image_std` belong together: give both, or neither for those of the file.")
     variables = read_keras_variables(path)
-    if image_mean is None or image_std is None:
+    if image_mean is None:
         image_mean, image_std = _normalizer_statistics(variables, path)
     unet = FlowerUNet2DModel(image_mean=list(image_mean), image_std=list(image_std), **unet_config)
     unet.load_state_dict(_state_dict(_network_variables(variables, path), unet, path))

@@ -65,7 +65,7 @@ def open_splits(
         raise ValueError("Give the pictures either as `dataset_name` (on the Hub) or as `train_data_dir` (a folder).")
     source = dataset_name or data_dir
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise FileNotFoundError(f"There is no folder {data_dir}: `train_data_dir` must name a folder of pictures.")
+        raise FileNotFoundError(f"There is no folder {data_dir}: name one of pictures or Parquet files.")
     try:
         return load_dataset(source, config_name, cache_dir=cache_dir, streaming=streaming)
     except DatasetNotFoundError as error:
@@ -303,8 +303,18 @@ class StreamedImages:
         self._endless = self._repeat()
 
     def next_batch(self, size: int) -> np.ndarray:
-        """The next `size` pictures, uint8 (size, H, W, C)."""
-        return np.stack([next(self._endless) for _ in range(size)])[..., : self.channels]
+        """The next `size` pictures, uint8 (size, H, W, C).
+
+        Raises:
+            ValueError: if a coloured one comes after a beginning of grey ones.
+        """
+        pictures = np.stack([next(self._endless) for _ in range(size)])
+        if self.channels == 1 and (pictures[..., :1] != pictures).any():
+            raise ValueError(
+                f"The first {STREAMING_SHUFFLE_BUFFER} pictures of the stream are grey, but there are coloured ones later: shuffle "
+                "the files, or take one kind out."
+            )
+        return pictures[..., : self.channels]
 
     def _repeat(self) -> Iterator[np.ndarray]:
         current_pass = 0

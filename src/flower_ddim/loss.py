@@ -5,6 +5,7 @@ import math
 import torch
 
 from .data import seeded_generator
+from .schedules import SIGNAL_RATE_FLOOR
 from .scheduling_flower_ddim import FlowerDDIMScheduler
 
 
@@ -51,11 +52,12 @@ def velocity_errors(
 
     Whatever the network predicts, its errors in noise, image and velocity differ by factors alone (Salimans and Ho 2022, appendix
     D), and that of the velocity is of the same order at all noise levels: networks of different kinds can be compared.
+    A factor below a thousandth, as at the ends of a schedule without an offset, is taken for that.
     """
     prediction, target = _prediction_and_target(unet, scheduler, images, noise, diffusion_time)
     signal_rate, noise_rate = scheduler.schedule.rates(diffusion_time)
     scale = {"epsilon": signal_rate, "sample": noise_rate}.get(scheduler.config.prediction_type, torch.ones(()))
-    return ((prediction - target) ** 2).mean((1, 2, 3)) / scale**2
+    return ((prediction - target) ** 2).mean((1, 2, 3)) / scale.clamp(min=SIGNAL_RATE_FLOOR) ** 2
 
 
 def _prediction_and_target(

@@ -47,19 +47,23 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
         config.dataset_name, config.train_data_dir, config.dataset_config_name, config.cache_dir, config.streaming
     )
     if "train" not in splits:
-        raise ValueError(f"The data set has no split 'train'; it has {', '.join(splits)}.")
+        raise ValueError(f"The data set has no split 'train', but {', '.join(splits)}: rename the one to train on.")
     train, validation = splits["train"], None
     image_column(train)
     if config.streaming:
         logger.warning(
             f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
-            "and a resumed run begins the stream anew."
+            "a resumed run begins the stream anew, and as nothing counts epochs, the pipeline and samples come at the end."
         )
         stream = StreamedImages(train, config.resolution, config.center_crop, config.seed, rank, world)
         return Pictures(None, None, stream, None, stream.channels, *stream.statistics)
     if config.validation_epochs:
         if config.validation_split in splits:
             validation = splits[config.validation_split]
+        elif config.validation_split != TrainingConfig.validation_split:
+            raise ValueError(
+                f"`validation_split` is {config.validation_split}, but the splits are {', '.join(splits)}."
+            )
         else:
             train, validation = split_train_validation(train, config.validation_fraction, config.seed)
     sampling = {"batch_size": global_batch, "seed": config.seed, "repeats": config.dataset_repeats}
@@ -95,14 +99,21 @@ def build_model(
         unet = pipe.unet
         own = {name: unet.config.get(name, 0.5) for name in ("image_mean", "image_std")}
         logger.warning(f"Training goes on with the channel statistics of {config.init_from}: {own}.")
+        if unet.config.sample_size != config.resolution:
+            logger.warning(
+                f"It made pictures of {unet.config.sample_size} pixels; `resolution` is {config.resolution}."
+            )
         statistics = {}
         scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
     else:
         statistics = {"image_mean": mean, "image_std": std}
         unet = _new_unet(config, channels, statistics)
         scheduler = None
-    if unet.config.in_channels < channels:
-        raise ValueError(f"The pictures have {channels} channels, but the network has {unet.config.in_channels}.")
+    if unet.config.in_channels != unet.config.out_channels or channels not in (1, unet.config.in_channels):
+        raise ValueError(
+            f"The pictures have {channels} channels, but the network has {unet.config.in_channels} and gives "
+            f"{unet.config.out_channels}: take one that is made for such pictures."
+        )
     # A network of three channels is given grey pictures as coloured ones.
     statistics = {name: values * (unet.config.out_channels // len(values)) for name, values in statistics.items()}
     unet.register_to_config(sample_size=config.resolution, **statistics)
@@ -132,8 +143,11 @@ def _new_unet(config: TrainingConfig, channels: int, statistics: dict) -> torch.
             sample_size=config.resolution, in_channels=channels, out_channels=channels, **statistics, **given
         )
     model_config = FlowerUNet2DModel.load_config(config.model_config_name_or_path)
-    cls = UNet2DModel if model_config.get("_class_name") == "UNet2DModel" else FlowerUNet2DModel
-    return cls.from_config(model_config)
+    classes = {cls.__name__: cls for cls in (FlowerUNet2DModel, UNet2DModel)}
+    name = model_config.get("_class_name")
+    if name not in classes:
+        raise ValueError(f"`model_config_name_or_path` is of a {name}, but must be of a {' or '.join(classes)}.")
+    return classes[name].from_config(model_config)
 
 
 def silence_levels(unet: FlowerUNet2DModel, number: int):

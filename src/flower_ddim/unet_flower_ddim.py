@@ -46,12 +46,14 @@ def noise_embedding(noise_power: torch.Tensor, embedding_dim: int = 32) -> torch
 class FlowerUNet2DModel(ModelMixin, ConfigMixin):
     """Predicts the noise in an image from the image and the *power* of that noise (chapter 8 of *Generative Deep Learning*).
 
+    Trained for another `prediction_type` of its scheduler, it predicts that instead.
+
     The call is that of diffusers' `UNet2DModel`; the noise power is derived from the timestep with the configured
     schedule, in float64 where the device has it.
 
     Args:
-        sample_size: side of the images in pixels, or (height, width); the number of `block_out_channels` minus one
-            times a half must divide it.
+        sample_size: side of the images in pixels, or (height, width); 2 to the number of `block_out_channels` minus one
+            must divide it.
         in_channels, out_channels: channels of the noisy image and of the prediction.
         block_out_channels: widths of the resolutions from fine to coarse; the last is the bottleneck.
         layers_per_block: residual blocks at each resolution, on the way down and on the way up.
@@ -229,12 +231,12 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         return_dict: bool = True,
         finest_level: int = 0,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
-        """Predicts the noise in `sample`.
+        """Predicts the noise in `sample`, or what else the scheduler's `prediction_type` names.
 
         Args:
             sample: standardised noisy images, shape (B, in_channels, H, W).
-            timestep: 1000·u - 1 for diffusion times u in [0, 1], so -1 is u = 0 and 999 is u = 1: a number, or a tensor of
-                shape (), (1,) or (B,) of any dtype, integer or fractional.
+            timestep: T·u - 1 for diffusion times u in [0, 1] and T = `num_train_timesteps`, so -1 is u = 0: a number, or a
+                tensor of shape (), (1,) or (B,) of any dtype, integer or fractional.
             class_labels: must be `None`; it is here because `UNet2DModel` has it.
             return_dict: whether to return a [`~diffusers.models.unets.unet_2d.UNet2DOutput`] or a tuple.
             finest_level: the first of the levels above the bottleneck that takes part, for a network that is being grown; of
