@@ -8,13 +8,13 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from dataclasses import asdict
 
 from flower_ddim.benchmarks.comparison import ENTRANTS, Settings, compare
-from flower_ddim.benchmarks.machine import describe_machine, usable_cores
 from flower_ddim.benchmarks.processes import find_tensorflow
 from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
 from flower_ddim.benchmarks.sizes import SizeSettings, measure_sizes
 from flower_ddim.cli import run
 from flower_ddim.documents import replace_block
 from flower_ddim.files import write_json
+from flower_ddim.machine import describe_machine, usable_cores
 
 
 def parse():

@@ -3,6 +3,7 @@
 import math
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -39,6 +40,8 @@ def parse():
 
 
 def write_grid(args):
+    if Path(args.output).suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{args.output} can hold no picture: let its name end in .png or .webp.")
     pipe = FlowerDDIMPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     pipe.to(PartialState().device)
     if args.compile:

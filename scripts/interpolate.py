@@ -11,7 +11,7 @@ from flower_ddim.cli import run
 
 
 def main():
-    from flower_ddim.figures import save_animation
+    from flower_ddim.figures import check_animation, save_animation
 
     parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")
@@ -25,6 +25,7 @@ def main():
     parser.add_argument("--output", default="loop.webp", help="a .gif or .webp file")
     args = parser.parse_args()
 
+    check_animation(args.output, args.frames_per_second)
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     if args.images:
         pictures = [Image.open(path) for path in args.images]

@@ -4,8 +4,8 @@ import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 from . import PRETRAINED, __version__
-from .benchmarks.machine import describe_machine, usable_cores
 from .cli import run
+from .machine import describe_machine, usable_cores
 
 
 def main():

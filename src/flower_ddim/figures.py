@@ -5,7 +5,6 @@ Figures are made without pyplot, so no window opens and no backend is chosen. Im
 floating point in [0, 1], or PIL images.
 """
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -17,12 +16,13 @@ from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
 from PIL import Image
 
+from .files import read_metrics
+from .generation import COMPARED_STEPS
 from .schedules import SCHEDULES, DiffusionSchedule
 from .unet_flower_ddim import noise_embedding
 
 
 CELL = 0.9  # side of an image in a grid, in inches
-STEPS = (1, 2, 3, 4, 5, 20, 100)
 # (steps, fixed-point iterations) of the table of inversions; no iterations stand for the merely reversed grid.
 INVERSIONS = ((20, 0), (20, 1), (20, 2), (20, 3), (20, 5), (50, 0), (50, 1), (50, 3))
 
@@ -119,7 +119,7 @@ def loss_curve(metrics: Sequence[str | PathLike], images_per_epoch: int | None =
     figure = Figure(figsize=(7, 3.6), layout="constrained", dpi=100)
     axis = figure.subplots()
     for path in map(Path, metrics):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = read_metrics(path)
         keys = sorted({key for line in lines for key in line if key == "loss" or key.startswith("validation_loss")})
         if not keys:
             raise ValueError(f"{path} holds no losses: name a metrics.jsonl that a training run has written.")
@@ -147,7 +147,7 @@ def samples_by_epoch(pipes: Iterable[tuple[str, DiffusionPipeline]], latents: to
     return image_grid(rows, row_labels=labels)
 
 
-def steps(pipe: DiffusionPipeline, latents: torch.Tensor, numbers: Sequence[int] = STEPS) -> Figure:
+def steps(pipe: DiffusionPipeline, latents: torch.Tensor, numbers: Sequence[int] = COMPARED_STEPS) -> Figure:
     """Quality against the number of steps: the same latents (B, C, H, W) in every column, with seconds per image."""
     columns, labels = [], []
     for number in numbers:
@@ -278,6 +278,14 @@ def trajectory_frames(noisy: Sequence[np.ndarray], predicted: Sequence[np.ndarra
     return frames + frames[-1:] * 8
 
 
+def check_animation(path: str | PathLike, frames_per_second: float):
+    """Raises a ValueError where [`save_animation`] could not write: for whoever makes the frames first."""
+    if frames_per_second <= 0:
+        raise ValueError(f"`frames_per_second` is {frames_per_second}, but must be positive.")
+    if Path(path).suffix.lower() not in (".gif", ".webp"):
+        raise ValueError(f"{path} can hold no animation: let its name end in .gif or .webp.")
+
+
 def save_animation(
     frames: Sequence[Image.Image], path: str | PathLike, frames_per_second: float = 10, size: int | None = None
 ):
@@ -286,10 +294,7 @@ def save_animation(
     Raises:
         ValueError: if the name ends neither in .gif nor in .webp, or the speed is not positive.
     """
-    if frames_per_second <= 0:
-        raise ValueError(f"`frames_per_second` is {frames_per_second}, but must be positive.")
-    if Path(path).suffix.lower() not in (".gif", ".webp"):
-        raise ValueError(f"{path} can hold no animation: let its name end in .gif or .webp.")
+    check_animation(path, frames_per_second)
     if size is not None:
         frames = [f.resize((f.width * size // f.height, size), Image.Resampling.BICUBIC) for f in frames]
     first, *others = frames

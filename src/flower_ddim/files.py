@@ -14,6 +14,24 @@ def write_text(path: str | Path, text: str):
     os.replace(unfinished, path)
 
 
+def read_metrics(path: str | Path) -> list[dict]:
+    """The lines of a `metrics.jsonl`, but for half a line that an interrupted run has left at the end.
+
+    Raises:
+        ValueError: if another line is damaged, naming it.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    if lines and not lines[-1].endswith("}"):
+        lines.pop()
+    values = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Line {number} of {path} is damaged ({error}): remove it.") from error
+    return values
+
+
 def write_json(path: str | Path, values: dict):
     """Writes an indented JSON object, as [`write_text`] does."""
     write_text(path, json.dumps(values, indent=2) + "\n")

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .config import TrainingConfig
-from .files import write_text
+from .files import read_metrics, write_text
 from .generation import generate_numbers
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 
@@ -36,18 +36,16 @@ class MetricsLog:
 
     def values(self, name: str) -> list[float]:
         """All numbers of that name so far."""
-        return [values[name] for values in map(json.loads, self._lines()) if name in values]
+        return [values[name] for values in self._lines() if name in values]
 
     def forget_after(self, step: int):
         """Drops what an interrupted run logged after `step`, and a line it did not finish: the steps will be made again."""
         if self.path.exists():
-            kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-            write_text(self.path, "".join(line + "\n" for line in kept))
+            kept = [values for values in self._lines() if values["step"] <= step]
+            write_text(self.path, "".join(json.dumps(values) + "\n" for values in kept))
 
-    def _lines(self) -> list[str]:
-        """All that are complete: an interrupted run may have left half a line at the end."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return [line for line in lines if line.endswith("}")]
+    def _lines(self) -> list[dict]:
+        return read_metrics(self.path) if self.path.exists() else []
 
 
 class Window:
@@ -85,7 +83,7 @@ class Window:
         seconds = time.perf_counter() - self.start
         return {
             "loss": losses.mean().item(),
-            "grad_norm": grad_norms.mean().item(),
+            "grad_norm": grad_norms[grad_norms.isfinite()].mean().item(),
             "images_per_second": len(losses) * global_batch / seconds,
         }
 
@@ -119,10 +117,13 @@ def show_images(trackers: list[GeneralTracker], title: str, images: list[Image.I
 
 
 def plot_loss(metrics: Path, path: Path):
-    """Draws the loss curve, where matplotlib is installed."""
+    """Draws the loss curve, where matplotlib is installed and the disk has room: the training does not fail for want of it."""
     try:
         from .figures import loss_curve
     except ModuleNotFoundError as error:
         logger.warning(f"No loss curve was drawn ({error}): pip install 'flower-ddim[figures]'.")
         return
-    loss_curve([metrics]).savefig(path)
+    try:
+        loss_curve([metrics]).savefig(path)
+    except OSError as error:
+        logger.warning(f"No loss curve could be written ({error}).")
