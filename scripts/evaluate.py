@@ -53,7 +53,6 @@ def parse():
 
     folder = verb("score_folder", "compares the images of a folder with real ones, as `score` does those of a model")
     folder.add_argument("--images", required=True, help="folder of images, of whatever program")
-    folder.add_argument("--resolution", type=int, default=64, help="side to which they are cut")
     _comparison_options(folder, "metrics.json")
 
     steps = verb("steps", "measures KID against the number of steps, for every solver, from the same noise")
@@ -125,7 +124,7 @@ def score(args):
 
 def score_images(args):
     reference = Reference.load(args.reference)
-    _report_score(score_folder(args.images, reference, args.resolution, args.kid_subset_size), args)
+    _report_score(score_folder(args.images, reference, args.kid_subset_size), args)
 
 
 def _report_score(result, args):

@@ -102,7 +102,7 @@ def test_nearest_finds_copies_at_no_distance():
         (lambda a, b: kernel_distance(a, b, subset_size=50), "at least 50"),
         (precision_recall, "at least 4"),
         (lambda a, b: frechet_distance(a[:1], b), "at least 2"),
-        (lambda a, b: compare(a, Reference(b, "x", "y")), "at least 400"),
+        (lambda a, b: compare(a, Reference(b, "x", "y", 64)), "at least 400"),
     ],
 )
 def test_too_few_pictures_are_an_error_that_says_how_many_are_needed(score, needed):
@@ -119,11 +119,11 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_a_reference_comes_back_as_it_was(tmp_path):
-    reference = Reference(normal(20), "some network", "some pictures")
+    reference = Reference(normal(20), "some network", "some pictures", 64)
     reference.save(tmp_path / "ref.safetensors")
     loaded = Reference.load(tmp_path / "ref.safetensors")
     assert torch.equal(loaded.features, reference.features)
-    assert (loaded.extractor, loaded.source) == ("some network", "some pictures")
+    assert (loaded.extractor, loaded.source, loaded.resolution) == ("some network", "some pictures", 64)
 
 
 def test_what_is_no_reference_is_refused(tmp_path):
@@ -138,7 +138,7 @@ def test_what_is_no_reference_is_refused(tmp_path):
 
 
 def test_the_table_says_what_the_numbers_depend_on(tmp_path):
-    result = compare(normal(60), Reference(normal(50, seed=1), "net", "pictures"), kid_subset_size=40)
+    result = compare(normal(60), Reference(normal(50, seed=1), "net", "pictures", 64), kid_subset_size=40)
     write_json(tmp_path / "new" / "metrics.json", result)
     table = markdown_table(json.loads((tmp_path / "new" / "metrics.json").read_text()))
     for word in ("KID × 1000", "±", "60 images", "50 real ones (pictures)", "net", "100 subsets of 40"):

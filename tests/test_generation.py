@@ -70,6 +70,11 @@ def test_images_of_other_options_are_not_mixed(model, single):
     assert not single.with_name("never").exists()
     with pytest.raises(ValueError, match="name another folder"):
         generate_folder(model, single, 5, 4)
+    pipe = FlowerDDIMPipeline.from_pretrained(model)
+    pipe.unet.conv_out.bias.data += 1
+    pipe.save_pretrained(trained_further := single.with_name("trained-further"))
+    with pytest.raises(ValueError, match="name another folder"):
+        generate_folder(trained_further, single, 5, 3)
     for num_images, num_inference_steps in ((0, 3), (5, 0)):
         with pytest.raises(ValueError, match="num_images"):
             generate_folder(model, single.parent / "new", num_images, num_inference_steps)

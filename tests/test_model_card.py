@@ -9,7 +9,9 @@ from conftest import ROOT, make_unet
 from huggingface_hub import ModelCard
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim.hub import prepare_upload
 from flower_ddim.model_card import FLOWERS, Sources, render_model_card, write_model_card
+from flower_ddim.weights import network_weights, weights_checksum
 
 
 EVALUATION = {
@@ -97,6 +99,23 @@ def test_metadata_and_tables_hold_the_measured_numbers(folder):
     ):
         assert text in card.text, text
     assert "/home/somebody" not in str(card)
+
+
+def test_scores_of_other_weights_are_left_out(folder, tmp_path, caplog):
+    records = shutil.copytree(folder, tmp_path / "trained-further")
+    for checksum, expected in ((weights_checksum(network_weights(folder)), True), ("of what it was before", False)):
+        (records / "metrics.json").write_text(json.dumps(EVALUATION | {"weights": checksum}))
+        assert (Sources.read(folder, records).evaluation is not None) is expected
+    assert "score the model again" in caplog.text
+
+
+def test_what_is_known_of_a_folder_is_not_told_of_another_network(folder, tmp_path):
+    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+    prepare_upload(pipe, tmp_path / "same", "me/same")
+    assert "| learning_rate | 0.002 |" in (tmp_path / "same" / "README.md").read_text()
+    pipe.unet.conv_out.bias.data += 1
+    prepare_upload(pipe, tmp_path / "other", "me/other")
+    assert "no record of the training" in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_what_is_not_known_is_said_not_to_be(folder, tmp_path):

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import FLOWERS, ROOT, make_unet
+from diffusers import DDIMScheduler
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.evaluation import Reference
@@ -11,6 +13,7 @@ from flower_ddim.features import load_extractor
 from flower_ddim.generation import generate_folder
 from flower_ddim.scoring import ScoredModel, fewest_steps, make_reference, score_folder, steps_table
 from flower_ddim.solvers import SOLVERS, with_solver
+from flower_ddim.weights import network_weights, weights_checksum
 
 
 SMALL = {"num_images": 22, "kid_subset_size": 20}
@@ -49,6 +52,7 @@ def test_a_score_says_what_it_was_made_with(score, model, reference, tiny_extrac
     assert reference.features.shape == (128, 16) and "16×16" in reference.source
     expected = {
         "model": Path(model).name,
+        "weights": weights_checksum(network_weights(model)),
         "num_images": 22,
         "num_inference_steps": 2,
         "scheduler": "FlowerDDIMScheduler",
@@ -74,7 +78,7 @@ def test_two_processes_find_what_one_finds(score, model, reference_file, launch_
 
 def test_a_folder_of_the_same_images_scores_the_same(score, model, reference, tmp_path):
     folder = generate_folder(model, tmp_path / "images", 22, 2)
-    by_folder = score_folder(str(folder), reference, 16, kid_subset_size=20)
+    by_folder = score_folder(str(folder), reference, kid_subset_size=20)
     assert numbers(by_folder) == pytest.approx(numbers(score), rel=1e-3)
 
 
@@ -83,6 +87,17 @@ def test_too_few_images_are_refused_before_any_is_generated(model, reference):
         ScoredModel("no model is looked for", reference, 22)
     with pytest.raises(ValueError, match="at least 200"):
         ScoredModel("no model is looked for", reference, 300, kid_subset_size=200)
+
+
+def test_images_are_not_compared_with_larger_ones(model, reference):
+    larger = replace(reference, resolution=32)
+    with pytest.raises(ValueError, match="16×16 pixels, but the reference is of 32: .*--resolution 16"):
+        ScoredModel(model, larger, **SMALL)
+
+
+def test_ddim_is_ddim_whatever_solver_a_folder_was_saved_with(model):
+    pipe = with_solver(FlowerDDIMPipeline.from_pretrained(model), "dpm++")
+    assert type(with_solver(pipe, "ddim").scheduler) is DDIMScheduler
 
 
 def test_the_script_measures_from_real_pictures_to_a_document(run_script, model, tiny_extractor, tmp_path):
@@ -107,7 +122,7 @@ def test_the_script_measures_from_real_pictures_to_a_document(run_script, model,
     assert text.startswith("before\n<!-- score -->\n| score") and text.endswith("<!-- /steps -->\nafter\n")
     assert "old" not in text and text.split("<!-- /score")[0].split("-->\n")[1] in scored.stdout
     folder = generate_folder(model, tmp_path / "images", 8, 2)
-    options = ["--images", folder, "--resolution", 16, "--reference", reference, "--kid_subset_size", 8]
+    options = ["--images", folder, "--reference", reference, "--kid_subset_size", 8]
     run_script("evaluate.py", "score_folder", *options, "--output", tmp_path / "folder.json")
     assert json.loads((tmp_path / "folder.json").read_text())["images"] == "images"
     missing = run_script("evaluate.py", "score", "--reference", tmp_path / "none", expect_success=False)

@@ -26,14 +26,16 @@ class Reference:
         features: float32 (N, D).
         extractor: name of the network that they come from.
         source: where the pictures come from, for the reader of a score.
+        resolution: side of the pictures in pixels.
     """
 
     features: torch.Tensor
     extractor: str
     source: str
+    resolution: int
 
     def save(self, path: str | Path):
-        metadata = {"extractor": self.extractor, "source": self.source}
+        metadata = {"extractor": self.extractor, "source": self.source, "resolution": str(self.resolution)}
         save_file({"features": self.features.contiguous()}, path, metadata=metadata)
 
     @classmethod
@@ -48,8 +50,9 @@ class Reference:
             raise FileNotFoundError(f"There is no reference {path}: make one with `scripts/evaluate.py reference`.")
         try:
             with safe_open(path, "pt") as file:
-                return cls(file.get_tensor("features"), **(file.metadata() or {}))
-        except (SafetensorError, TypeError) as error:
+                known = file.metadata() or {}
+                return cls(file.get_tensor("features"), known["extractor"], known["source"], int(known["resolution"]))
+        except (SafetensorError, KeyError) as error:
             raise ValueError(
                 f"{path} is not a reference ({error}): make one with `scripts/evaluate.py reference`."
             ) from error

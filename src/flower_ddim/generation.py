@@ -15,9 +15,11 @@ from .compilation import compile_unet
 from .files import write_json
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .solvers import check_eta, with_solver
+from .weights import weights_checksum
 
 
 OPTIONS_FILE = "generation.json"
+COMPARED_STEPS = (1, 2, 3, 4, 5, 20, 100)  # where images from the same noise stand side by side
 
 
 def generate_folder(
@@ -46,7 +48,7 @@ def generate_folder(
         solver: one of [`SOLVERS`].
 
     Raises:
-        ValueError: if the folder holds images made with other options, or a number is out of range.
+        ValueError: if the folder holds images made with other options or weights, or a number is out of range.
     """
     if min(num_images, batch_size, num_inference_steps) < 1 or not 0 <= eta <= 1:
         raise ValueError(
@@ -55,7 +57,8 @@ def generate_folder(
         )
     check_eta(eta, solver)
     output_dir = Path(output_dir)
-    options = {"model": str(model), "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
+    weights = weights_checksum(FlowerDDIMPipeline.from_pretrained(model).unet.state_dict())
+    options = {"weights": weights, "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
     options |= {"dtype": dtype} if dtype != "float32" else {}
     options |= {"solver": solver} if solver != "ddim" else {}
     accelerator = Accelerator()

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 from .model_card import write_model_card
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .sharing import explain_hub_failure, first_line, hub_failure
+from .weights import network_weights, weights_checksum
 
 
 def create_repository(
@@ -65,7 +66,7 @@ def push_pipeline(
         private: whether a repository that is made for it is private.
         create_pr: whether to propose the commit instead of making it.
         dataset, license, records: what the card tells, see [`flower_ddim.model_card`]; by default records are looked for where the
-            pipeline was loaded from.
+            pipeline was loaded from, unless its weights are others by now.
         is_new: whether the repository may have to be made.
 
     Raises:
@@ -104,9 +105,16 @@ def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path):
 
 
 def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None, **options):
-    if records is None and Path(pipe.name_or_path or "").is_dir():
+    if records is None and _has_weights_of(pipe.name_or_path or "", folder):
         records = pipe.name_or_path
     write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, **options)
+
+
+def _has_weights_of(one: str | Path, other: str | Path) -> bool:
+    """Whether two folders hold pipelines of the same network: what is known of one then holds for the other."""
+    if not Path(one, "unet").is_dir():
+        return False
+    return weights_checksum(network_weights(one)) == weights_checksum(network_weights(other))
 
 
 def verify_export(folder: str | Path):

@@ -1,25 +1,27 @@
 """The model card of a pipeline folder: every number in it is read from a file that training or evaluation has written."""
 
 import json
+import logging
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 
-import torch
 import yaml
 from diffusers.utils import make_image_grid
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import safe_open
 
 from .config import TrainingConfig
-from .generation import noise_of_seeds
+from .files import read_metrics
+from .generation import COMPARED_STEPS, noise_of_seeds
 from .sharing import SharedPipeline
+from .weights import network_weights, weights_checksum
 
+
+logger = logging.getLogger(__name__)
 
 FLOWERS = "huggan/flowers-102-categories"
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 IMAGES = {"samples": "samples.png", "steps": "steps.png", "interpolation": "interpolation.png"}
-STEPS = (1, 2, 3, 4, 5, 20, 100)
 BOOK_IMAGES = 50 * 511 * 64  # epochs, steps of an epoch and batch of the book's recipe on the training split
 TARGETS = {"epsilon": "the noise", "sample": "the picture", "v_prediction": "the velocity"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # kept with the weights, but not trained
@@ -38,8 +40,8 @@ NOT_SHOWN = """
 class Sources:
     """What is known of a model: the folder of the pipeline, and beside `model_index.json` what was written about it.
 
-    `training.yaml` and `metrics.jsonl` are the trainer's, `metrics.json` is the evaluation's, and `notes.md` is whatever its makers
-    have to say; any of these may be missing.
+    `training.yaml` and `metrics.jsonl` are the trainer's, `metrics.json` is the evaluation's of the same weights, and
+    `notes.md` is whatever its makers have to say; any of these may be missing.
     """
 
     unet: dict
@@ -64,16 +66,19 @@ class Sources:
             file = records / name
             return file.read_text(encoding="utf-8") if file.is_file() else None
 
-        with safe_open(pipeline / "unet" / "diffusion_pytorch_model.safetensors", framework="pt") as weights:
-            trained = [name for name in weights.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118, it is no mapping
-            shapes = [weights.get_slice(name).get_shape() for name in trained]
+        weights = network_weights(pipeline)
+        evaluation = json.loads(optional("metrics.json") or "null")
+        # Only the scores of a model, not of a folder of pictures, say of which weights they are.
+        if evaluation and evaluation.get("weights", weights_checksum(weights)) != weights_checksum(weights):
+            logger.warning(f"{records / 'metrics.json'} is of other weights and left out: score the model again.")
+            evaluation = None
         return cls(
             unet=json.loads((pipeline / "unet" / "config.json").read_text()),
             scheduler=json.loads((pipeline / "scheduler" / "scheduler_config.json").read_text()),
-            parameters=sum(torch.Size(shape).numel() for shape in shapes),
+            parameters=sum(tensor.numel() for name, tensor in weights.items() if not name.endswith(STATISTICS)),
             training=yaml.safe_load(optional("training.yaml") or "null"),
-            log=[json.loads(line) for line in (optional("metrics.jsonl") or "").splitlines()],
-            evaluation=json.loads(optional("metrics.json") or "null"),
+            log=read_metrics(records / "metrics.jsonl") if (records / "metrics.jsonl").is_file() else [],
+            evaluation=evaluation,
             notes=optional("notes.md"),
         )
 
@@ -155,12 +160,12 @@ def _card_images(pipe: SharedPipeline) -> dict:
     latents = noise_of_seeds(pipe, range(16))
     cell = max(96, *pipe.latent_shape[1:])
     samples = pipe(latents=latents).images
-    columns = [pipe(latents=latents[:4], num_inference_steps=number).images for number in STEPS]
+    columns = [pipe(latents=latents[:4], num_inference_steps=number).images for number in COMPARED_STEPS]
     by_steps = [image for row in zip(*columns, strict=True) for image in row]
     strips = [image for i in range(0, 6, 2) for image in pipe.interpolate(*latents[i : i + 2], num_images=11).images]
     return {
         "samples": make_image_grid(samples, rows=2, cols=8, resize=cell),
-        "steps": make_image_grid(by_steps, rows=4, cols=len(STEPS), resize=cell),
+        "steps": make_image_grid(by_steps, rows=4, cols=len(COMPARED_STEPS), resize=cell),
         "interpolation": make_image_grid(strips, rows=3, cols=11, resize=cell),
     }
 

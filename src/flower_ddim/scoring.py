@@ -17,6 +17,7 @@ from .features import FeatureExtractor, load_extractor
 from .generation import generate_numbers
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .solvers import with_solver
+from .weights import weights_checksum
 
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -41,7 +42,7 @@ def make_reference(
     """The features of real pictures, under the name of their folder and split."""
     images = real_images(data_dir, split, resolution, cache_dir)
     source = f"{Path(data_dir).resolve().name}, split {split}, {resolution}×{resolution} pixels"
-    return Reference(real_features(images, extractor), extractor.name, source)
+    return Reference(real_features(images, extractor), extractor.name, source, resolution)
 
 
 def generate_with_features(
@@ -75,9 +76,9 @@ def generate_with_features(
     return torch.cat([share[1] for share in shares])[order], torch.cat([share[2] for share in shares])[order]
 
 
-def score_folder(folder: str, reference: Reference, resolution: int, kid_subset_size: int = KID_SUBSET_SIZE) -> dict:
-    """Scores the pictures of a folder, see [`compare`]."""
-    images = real_images(folder, "train", resolution)
+def score_folder(folder: str, reference: Reference, kid_subset_size: int = KID_SUBSET_SIZE) -> dict:
+    """Scores the pictures of a folder, cut to the size of those of the reference, see [`compare`]."""
+    images = real_images(folder, "train", reference.resolution)
     check_possible(len(images), len(reference.features), kid_subset_size)
     features = real_features(images, load_extractor(reference.extractor))
     return {"images": _name(folder), **compare(features, reference, kid_subset_size)}
@@ -96,7 +97,7 @@ class ScoredModel:
         kid_subset_size: pictures in each of KID's random subsets.
 
     Raises:
-        ValueError: if there are too few images for the scores, before any is generated.
+        ValueError: if there are too few images for the scores, or the reference is of another size, before any is generated.
     """
 
     def __init__(
@@ -113,7 +114,19 @@ class ScoredModel:
         check_possible(num_images, len(reference.features), kid_subset_size)
         self.reference, self.num_images, self.kid_subset_size = reference, num_images, kid_subset_size
         self.sampling = {"seed": seed, "batch_size": batch_size}
-        self.record = {"model": _name(model), "seed": seed, "dtype": str(dtype).removeprefix("torch.")}
+        pipe = FlowerDDIMPipeline.from_pretrained(model)
+        height, width = pipe.latent_shape[1:]
+        if (height, width) != (reference.resolution,) * 2:
+            raise ValueError(
+                f"{model} makes pictures of {width}×{height} pixels, but the reference is of {reference.resolution}: make another "
+                f"with `scripts/evaluate.py reference --resolution {height}`."
+            )
+        self.record = {
+            "model": _name(model),
+            "weights": weights_checksum(pipe.unet.state_dict()),
+            "seed": seed,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
         self.accelerator = Accelerator()
         self.extractor = load_extractor(reference.extractor, self.accelerator.device)
         self.pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype).to(self.accelerator.device)

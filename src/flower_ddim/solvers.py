@@ -1,6 +1,9 @@
 """The samplers that a pipeline can be given by name, all for the same trained network."""
 
+import inspect
+
 from diffusers import (
+    DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
@@ -10,7 +13,7 @@ from diffusers import (
 
 
 SOLVERS = {
-    "ddim": None,  # the pipeline's own, Song et al. 2020
+    "ddim": DDIMScheduler,  # or the pipeline's own, where that is one; Song et al. 2020
     "dpm++": DPMSolverMultistepScheduler,  # DPM-Solver++, Lu et al. 2022
     "unipc": UniPCMultistepScheduler,  # Zhao et al. 2023
     "euler": EulerDiscreteScheduler,  # Karras et al. 2022, algorithm 2 without churn
@@ -32,7 +35,9 @@ def with_solver(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     """
     if name not in SOLVERS:
         raise ValueError(f"There is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
-    scheduler_class = SOLVERS[name] or type(pipe.scheduler)
+    own = type(pipe.scheduler)
+    is_ddim = "eta" in inspect.signature(own.step).parameters
+    scheduler_class = own if name == "ddim" and is_ddim else SOLVERS[name]
     other = type(pipe)(pipe.unet, scheduler_class.from_config(pipe.scheduler.config))
     other.set_progress_bar_config(disable=True)
     return other
