@@ -105,7 +105,7 @@ def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path):
 
 
 def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None, **options):
-    if records is None and _has_weights_of(pipe.name_or_path or "", folder):
+    if records is None and pipe.name_or_path and _has_weights_of(pipe.name_or_path, folder):
         records = pipe.name_or_path
     write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, **options)
 
