@@ -94,6 +94,19 @@ def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(
     assert first[1] == pytest.approx(first[0], abs=1e-6)  # no noise is predicted yet, whatever BatchNorm sees
 
 
+def test_spread_times_are_even_in_every_share_of_the_batch_and_uniform_over_the_steps(runs):
+    trainer = Trainer(small_config(runs / "spread", low_discrepancy_times=True, gradient_accumulation_steps=2))
+    times = torch.stack(
+        [torch.cat([trainer.batches.training(step, part)[2] for part in (0, 1)]) for step in range(50)]
+    )
+    assert times.dtype == torch.float32 and times.min() >= 0 and times.max() <= 1
+    for share in (times, times[:, :16], times[:, 16:]):
+        gaps = share.sort(dim=1).values.diff(dim=1)
+        assert gaps.max() < 2.1 / share.shape[1]  # 16 independent times leave a gap of 3.4/16 on average
+    histogram = torch.histc(times[:, 0], bins=4, min=0, max=1)
+    assert histogram.min() >= 4 and len(set(times[:, 0].tolist())) == 50
+
+
 def test_a_growing_network_begins_with_pooled_pictures_and_its_coarse_levels(runs):
     options = {"block_out_channels": [8, 8, 16], "growth_steps": [2, 1], "max_train_steps": 5}
     options |= {"checkpointing_steps": 2, "checkpoints_total_limit": 0}

@@ -99,6 +99,9 @@ class TrainingConfig:
         None, "Stop after so many minutes, saving all; the course of the training stays that of all steps."
     )
     loss: str = option("mae", "Mean absolute or mean squared error.", ["mae", "mse"])
+    low_discrepancy_times: bool = option(
+        False, "Spread the diffusion times of a batch evenly over [0, 1], instead of drawing each on its own."
+    )
     optimizer: str = option(
         "adamw", "AdamW for all weights, or Muon for the kernels inside the network.", ["adamw", "muon"]
     )

@@ -1,6 +1,7 @@
 """What a training step is given: standardised pictures, noise and diffusion times, the same on however many processes."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +10,29 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from .config import TrainingConfig
+from .data import seeded_generator
 from .loss import draw
 from .training_parts import Pictures
 
 
-_TRAINING, _VALIDATION = 1, 2  # keep their noise apart from each other and from other streams made of the same seed
+_TRAINING, _VALIDATION, _TIMES = (
+    1,
+    2,
+    5,
+)  # keep their noise apart from each other and from other streams made of the same seed
+
+
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+def spread_times(key: tuple[int, ...], positions: Sequence[int]) -> torch.Tensor:
+    """Diffusion times in [0, 1], one for each position in the global batch, that lie evenly: (offset + position·φ) mod 1.
+
+    The offset is a function of `key`, so each time alone is uniform. After Kingma et al. 2021, appendix I.1, with φ, the golden
+    ratio less one, for 1/B: thereby any few neighbours lie evenly, and so does the share of every process.
+    """
+    offset = torch.rand((), generator=seeded_generator(*key), dtype=torch.float64)
+    return (offset + torch.tensor(positions, dtype=torch.float64) * _GOLDEN_RATIO) % 1
 
 
 class Batches:
@@ -43,7 +62,12 @@ class Batches:
         else:
             pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
         keys = [(self.config.seed, _TRAINING, step, position) for position in positions]
-        return self._to_device(pixels, keys, self.config.random_flip, reduction=2 ** self.finest_level(step))
+        images, noise, times = self._to_device(
+            pixels, keys, self.config.random_flip, reduction=2 ** self.finest_level(step)
+        )
+        if self.config.low_discrepancy_times:
+            times = spread_times((self.config.seed, _TIMES, step), positions).to(times)
+        return images, noise, times
 
     def finest_level(self, step: int) -> int:
         """First level of the network that takes part in the optimizer step `step`, see `growth_steps`."""
