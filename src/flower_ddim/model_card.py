@@ -69,7 +69,7 @@ class Sources:
         weights = network_weights(pipeline)
         evaluation = json.loads(optional("metrics.json") or "null")
         # Only the scores of a model, not of a folder of pictures, say of which weights they are.
-        if evaluation and evaluation.get("weights", weights_checksum(weights)) != weights_checksum(weights):
+        if evaluation and "weights" in evaluation and evaluation["weights"] != weights_checksum(weights):
             logger.warning(f"{records / 'metrics.json'} is of other weights and left out: score the model again.")
             evaluation = None
         return cls(

@@ -326,17 +326,15 @@ class Trainer:
         folder = self.checkpoint / ("unet" if self.config.use_ema else "state/ema")
         averaged = type(self.ema.averaged).from_pretrained(folder)
         self.ema.averaged.load_state_dict(averaged.state_dict())
-        self.step, self.images_seen, self.ema.num_updates = (state["step"], state["images_seen"], state["ema_updates"])
+        self.step, self.images_seen, self.ema.num_updates = state["step"], state["images_seen"], state["ema_updates"]
 
     def _data_order(self) -> dict[str, int | None]:
         """What decides which pictures a step is given."""
-        pictures = len(self.pictures.train) if self.pictures.train else None
-        repeats = self.config.dataset_repeats
         return {
             "global_batch": self.global_batch,
             "seed": self.config.seed,
-            "dataset_repeats": repeats,
-            "pictures": pictures,
+            "dataset_repeats": self.config.dataset_repeats,
+            "pictures": len(self.pictures.train) if self.pictures.train else None,
         }
 
     def _prepare_output_dir(self):

@@ -15,12 +15,8 @@ from .loss import draw
 from .training_parts import Pictures
 
 
-_TRAINING, _VALIDATION, _TIMES = (
-    1,
-    2,
-    5,
-)  # keep their noise apart from each other and from other streams made of the same seed
-
+# Keep their noise apart from each other and from other streams made of the same seed.
+_TRAINING, _VALIDATION, _TIMES = 1, 2, 5
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
