@@ -18,12 +18,10 @@ from PIL import Image as PILImage
 from pyarrow import ArrowInvalid
 
 from .images import upright_rgb
+from .seeds import Purpose, seeded_generator
 
 
 logger = logging.getLogger(__name__)
-
-# Keep streams made of the same seed apart; training_batches.py and overfitting.py have more of them.
-_ORDER, _SPLITTING = 0, 3
 
 # Part of the key under which `datasets` keeps decoded pixels; to be raised whenever decoding makes other pixels.
 PIXELS_VERSION = 1
@@ -82,7 +80,7 @@ def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[
     """Sets a part of `train` aside for validation; which part is a function of the seed and the number of pictures."""
     if len(train) < 2:
         raise ValueError("A single picture cannot be divided: give `--validation_epochs 0` to train on all there is.")
-    order = torch.randperm(len(train), generator=seeded_generator(seed, _SPLITTING)).tolist()
+    order = torch.randperm(len(train), generator=seeded_generator(seed, Purpose.SPLITTING)).tolist()
     count = min(max(1, round(fraction * len(train))), len(train) - 1)
     return train.select(sorted(order[count:])), train.select(sorted(order[:count]))
 
@@ -248,11 +246,6 @@ def channel_statistics(parts) -> tuple[list[float], list[float]]:
     return (mean / 255).tolist(), (std / 255).tolist()
 
 
-def seeded_generator(*key: int) -> torch.Generator:
-    """A CPU generator whose stream is a function of integers, such as (seed, purpose, step), and of nothing else."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-
-
 class BatchSampler:
     """Which pictures make up the global batch of an optimizer step, as a function of (seed, step) alone.
 
@@ -277,7 +270,7 @@ class BatchSampler:
         epoch, position = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
             passes = range(epoch * self.repeats, (epoch + 1) * self.repeats)
-            generators = [seeded_generator(self.seed, _ORDER, number) for number in passes]
+            generators = [seeded_generator(self.seed, Purpose.ORDER, number) for number in passes]
             self._epoch = epoch
             self._order = torch.cat([torch.randperm(self.num_images, generator=generator) for generator in generators])
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]

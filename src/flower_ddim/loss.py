@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from .data import seeded_generator
 from .schedules import SIGNAL_RATE_FLOOR
 from .scheduling_flower_ddim import FlowerDDIMScheduler
+from .seeds import seeded_generator
 
 
 # Mean absolute error of predicting zero where a standard normal is asked for: E|ε| = √(2/π).

@@ -12,9 +12,7 @@ from .features import FeatureExtractor
 from .loss import draw, velocity_errors
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .scoring import generate_with_features, real_features
-
-
-_NOISE_LEVELS = 4  # keeps this noise apart from that of training and validation with the same seed
+from .seeds import Purpose
 
 
 @torch.no_grad()
@@ -43,7 +41,7 @@ def loss_by_noise_level(
             indices = chosen[start : start + batch_size]
             pictures = pipe.preprocess(images[indices]).to(device)
             noise, position, _ = draw(
-                tuple(pictures.shape[1:]), *[(seed, _NOISE_LEVELS, number, index) for index in indices]
+                tuple(pictures.shape[1:]), *[(seed, Purpose.NOISE_LEVELS, number, index) for index in indices]
             )
             diffusion_time = (number + position) / bins
             errors.append(

@@ -10,13 +10,10 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from .config import TrainingConfig
-from .data import seeded_generator
 from .loss import draw
+from .seeds import Purpose, seeded_generator
 from .training_parts import Pictures
 
-
-# Keep their noise apart from each other and from other streams made of the same seed.
-_TRAINING, _VALIDATION, _TIMES = 1, 2, 5
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -57,12 +54,12 @@ class Batches:
             pixels = self.pictures.stream.next_batch(size)
         else:
             pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
-        keys = [(self.config.seed, _TRAINING, step, position) for position in positions]
+        keys = [(self.config.seed, Purpose.TRAINING, step, position) for position in positions]
         images, noise, times = self._to_device(
             pixels, keys, self.config.random_flip, reduction=2 ** self.finest_level(step)
         )
         if self.config.low_discrepancy_times:
-            times = spread_times((self.config.seed, _TIMES, step), positions).to(times)
+            times = spread_times((self.config.seed, Purpose.TIMES, step), positions).to(times)
         return images, noise, times
 
     def finest_level(self, step: int) -> int:
@@ -72,7 +69,7 @@ class Batches:
 
     def validation(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
-        keys = [(self.config.seed, _VALIDATION, index) for index in indices]
+        keys = [(self.config.seed, Purpose.VALIDATION, index) for index in indices]
         return self._to_device(self.pictures.validation[indices], keys)
 
     def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool = False, reduction: int = 1):

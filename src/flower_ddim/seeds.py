@@ -1,0 +1,25 @@
+"""Streams of random numbers, each a function of integers: of the seed of a run, of what it is for, and of the step or picture."""
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Purpose(IntEnum):
+    """What a stream is for, the second part of its key: streams of the same seed are thereby apart from each other.
+
+    The numbers are part of what a seed means: to change one changes the course of every training.
+    """
+
+    ORDER = 0
+    TRAINING = 1
+    VALIDATION = 2
+    SPLITTING = 3
+    NOISE_LEVELS = 4
+    TIMES = 5
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """A CPU generator whose stream is a function of its key, such as (seed, purpose, step), and of nothing else."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
