@@ -14,6 +14,7 @@ from flower_ddim.data import (
     fit_image,
     image_column,
     open_dataset,
+    open_splits,
     split_train_validation,
 )
 from flower_ddim.images import upright_rgb
@@ -55,6 +56,29 @@ def test_image_folder(tmp_path, cache):
         stripes(10 + i, 10).save(tmp_path / "pictures" / f"{i}.png")
     dataset = open_dataset(data_dir=str(tmp_path / "pictures"), **cache)
     assert decode_images(dataset, 8)[range(3)].shape == (3, 8, 8, 3)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_neither_names_of_files_nor_what_lies_beside_them_lose_a_picture(tmp_path, cache, monkeypatch, streaming):
+    folder = tmp_path / "imagefolder"  # which is also what a part of `datasets` is called
+    (folder / "roses").mkdir(parents=True)
+    for name in ("one.png", "train-station.png", "test.png", "dev_sunset.jpg", "roses/validation 3.png"):
+        stripes(10, 10).save(folder / name)
+    (folder / "one.txt").write_text("a caption")
+    (folder / "generation.json").write_text("{}")
+    stripes(10, 10).save(tmp_path / "elsewhere.png")
+    monkeypatch.chdir(tmp_path)
+    splits = open_splits(data_dir="imagefolder", streaming=streaming, **cache)
+    assert {name: len(list(split)) for name, split in splits.items()} == {"train": 5}
+
+
+def test_folders_are_splits_where_one_is_for_training(tmp_path, cache):
+    for name, count in {"Train/roses": 3, "val": 2, "test": 1}.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(count):
+            stripes(10, 10).save(tmp_path / "data" / name / f"{i}.png")
+    splits = open_splits(data_dir=str(tmp_path / "data"), **cache)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 3, "validation": 2, "test": 1}
 
 
 def test_grey_pictures_have_one_channel_and_a_single_colour_makes_three(tmp_path):
@@ -143,6 +167,8 @@ def test_any_mode_becomes_rgb(mode):
 def test_sixteen_bits_are_scaled_and_transparency_is_white():
     deep = Image.fromarray(np.full((4, 4), 0x8000, dtype=np.uint16))
     assert np.asarray(upright_rgb(deep)).tolist() == np.full((4, 4, 3), 128).tolist()
+    shallow = Image.fromarray(np.full((4, 4), 128, dtype=np.int32))  # 8 bits, kept in 32
+    assert np.asarray(upright_rgb(shallow)).tolist() == np.full((4, 4, 3), 128).tolist()
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert (np.asarray(upright_rgb(clear)) == 255).all()
 

@@ -225,7 +225,11 @@ def build_page(pipe: DiffusionPipeline, title: str = "Flowers out of noise") -> 
             _seeds_tab(studio)
         with gr.Tab("Your photograph"):
             _photo_tab(studio)
-    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    return page.queue(max_size=MAX_WAITING)
+
+
+# What the buttons share: left to itself, Gradio limits each of them alone.
+ONE_AT_A_TIME = {"concurrency_id": "studio", "concurrency_limit": 1}
 
 
 def _steps_slider() -> gr.Slider:
@@ -262,7 +266,7 @@ def _generate_tab(studio: Studio):
             button = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Column(scale=3):
             gallery = _gallery("Images", 4, "images")
-    button.click(polite(studio.generate), inputs, gallery, api_name="generate")
+    button.click(polite(studio.generate), inputs, gallery, api_name="generate", **ONE_AT_A_TIME)
 
 
 def _seeds_tab(studio: Studio):
@@ -280,9 +284,12 @@ def _seeds_tab(studio: Studio):
         [*seeds, position, steps],
         image,
         api_name="between_seeds",
+        **ONE_AT_A_TIME,
         trigger_mode="always_last",
     )
-    button.click(polite(studio.way_between_seeds), [*seeds, steps], gallery, api_name="way_between_seeds")
+    button.click(
+        polite(studio.way_between_seeds), [*seeds, steps], gallery, api_name="way_between_seeds", **ONE_AT_A_TIME
+    )
 
 
 def _photo_tab(studio: Studio):
@@ -298,8 +305,8 @@ def _photo_tab(studio: Studio):
         blend = gr.Button("Blend it with the other one", elem_id="blend")
     rebuilt = _gallery("Rebuilt", 3, "rebuilt")
     blended = _gallery("From one to the other", 5, "blended")
-    rebuild.click(polite(studio.rebuild), [photos[0], steps], rebuilt, api_name="rebuild")
-    blend.click(polite(studio.blend), [*photos, steps], blended, api_name="blend")
+    rebuild.click(polite(studio.rebuild), [photos[0], steps], rebuilt, api_name="rebuild", **ONE_AT_A_TIME)
+    blend.click(polite(studio.blend), [*photos, steps], blended, api_name="blend", **ONE_AT_A_TIME)
 
 
 # No fonts from elsewhere: the page asks nobody but its own server.

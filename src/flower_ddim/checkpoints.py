@@ -25,15 +25,16 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
-    """The checkpoint to resume from: `"latest"` is the newest in `output_dir`, if there is one; `None` is none."""
+    """The checkpoint to resume from: a folder, also by its name in `output_dir`, or `"latest"`, the newest there, if any."""
     if wanted is None:
         return None
     if wanted == "latest":
         checkpoints = list_checkpoints(output_dir)
         return checkpoints[-1] if checkpoints else None
-    if not (Path(wanted) / STATE_FILE).is_file():
-        raise FileNotFoundError(f"{wanted} is no complete checkpoint: name a folder {PREFIX}N, or 'latest'.")
-    return Path(wanted)
+    for folder in (Path(wanted), Path(output_dir) / wanted):
+        if (folder / STATE_FILE).is_file():
+            return folder
+    raise FileNotFoundError(f"{wanted} is no complete checkpoint: name a folder {PREFIX}N, or 'latest'.")
 
 
 def check_output_dir(output_dir: Path, resumes: bool, checkpoint: Path | None, last_logged: int):
@@ -94,8 +95,6 @@ def finish_checkpoint(output_dir: Path, step: int, state: dict) -> Path:
     for path in [*unfinished.rglob("*"), unfinished]:
         _sync(path)
     final = Path(output_dir) / f"{PREFIX}{step}"
-    if final.exists():  # what is left of one that was being removed; a complete one of this step is not come by again
-        shutil.rmtree(final)
     os.replace(unfinished, final)
     _sync(final.parent)
     return final
@@ -111,7 +110,7 @@ def replace_files(source: Path, target: Path):
 
 
 def discard_unfinished(output_dir: Path):
-    """Removes what interrupted runs left behind."""
+    """Removes what interrupted runs left behind: checkpoints that they were writing, or removing."""
     for path in Path(output_dir).glob(f".{PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -124,9 +123,10 @@ def rotate_checkpoints(output_dir: Path, limit: int):
 
 
 def remove_checkpoint(checkpoint: Path):
-    """Removes a checkpoint such that an interruption leaves no half of one: without its state file it is none."""
-    (checkpoint / STATE_FILE).unlink()
-    shutil.rmtree(checkpoint)
+    """Removes a checkpoint such that an interruption leaves no half of one, but what [`discard_unfinished`] removes."""
+    leaving = unfinished_folder(checkpoint.parent, _step_of(checkpoint))
+    os.replace(checkpoint, leaving)
+    shutil.rmtree(leaving)
 
 
 def set_later_checkpoints_aside(checkpoint: Path):

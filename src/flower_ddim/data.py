@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Image, IterableDataset, Value, load_data
 from datasets.data_files import EmptyDatasetError
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import Image as PILImage
 from pyarrow import ArrowInvalid
 
@@ -25,6 +26,13 @@ logger = logging.getLogger(__name__)
 
 # Part of the key under which `datasets` keeps decoded pixels; to be raised whenever decoding makes other pixels.
 PIXELS_VERSION = 1
+
+# What the folder of a split may be called, in a folder of pictures.
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
 
 STREAMING_SHUFFLE_BUFFER = 1024  # pictures; also how many the channel statistics of a streamed data set are taken from
 
@@ -65,6 +73,10 @@ def open_splits(
     if data_dir is not None and not Path(data_dir).is_dir():
         raise FileNotFoundError(f"There is no folder {data_dir}: name one of pictures or Parquet files.")
     try:
+        if data_dir is not None and (files := _picture_files(Path(data_dir))):
+            folder = {"data_dir": str(Path(data_dir).resolve()), "data_files": files}
+            return load_dataset("imagefolder", cache_dir=cache_dir, streaming=streaming, **folder)
+        source = dataset_name or str(Path(data_dir).resolve())  # or a folder's name could be that of a kind of data
         return load_dataset(source, config_name, cache_dir=cache_dir, streaming=streaming)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"There is no data set {source!r} on the Hub that you can read.") from error
@@ -74,6 +86,26 @@ def open_splits(
         raise ValueError(
             f"{source} cannot be read ({error.__cause__ or error}): copy or download it again."
         ) from error
+
+
+def _picture_files(folder: Path) -> dict[str, str] | None:
+    """Which files make up which split of a folder of pictures; `None` if it is one of Parquet or other files.
+
+    Left to itself `datasets` takes every "train" or "test" in the name of a file for that of a split, and then leaves out
+    the files without one. Here only folders at the top are splits, and only where one of them is for training.
+    """
+    if any(file.name != "metadata.parquet" for file in folder.rglob("*.parquet")):
+        return None
+    pictures = [
+        file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in ImageFolder.EXTENSIONS
+    ]
+    if not pictures:
+        return None
+    tops = {picture.parts[0].lower(): picture.parts[0] for picture in pictures if len(picture.parts) > 1}
+    splits = {split: next((tops[n] for n in known_as if n in tops), None) for split, known_as in SPLITS.items()}
+    if splits["train"] is None:
+        return {"train": "**"}
+    return {split: f"{top}/**" for split, top in splits.items() if top}
 
 
 def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

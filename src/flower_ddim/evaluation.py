@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
+
+from .files import write_bytes
 
 
 KID_SUBSET_SIZE = 400
@@ -35,8 +37,9 @@ class Reference:
     resolution: int
 
     def save(self, path: str | Path):
+        """Writes a safetensors file, and its folder where there is none."""
         metadata = {"extractor": self.extractor, "source": self.source, "resolution": str(self.resolution)}
-        save_file({"features": self.features.contiguous()}, path, metadata=metadata)
+        write_bytes(path, save({"features": self.features.contiguous()}, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":

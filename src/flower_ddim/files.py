@@ -5,13 +5,18 @@ import os
 from pathlib import Path
 
 
-def write_text(path: str | Path, text: str):
+def write_bytes(path: str | Path, content: bytes):
     """Writes a file aside and then puts it in its place; makes its folder where there is none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_bytes(content)
     os.replace(unfinished, path)
+
+
+def write_text(path: str | Path, text: str):
+    """Writes a text in UTF-8, as [`write_bytes`] does."""
+    write_bytes(path, text.encode())
 
 
 def read_metrics(path: str | Path) -> list[dict]:

@@ -112,9 +112,10 @@ def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, record
 
 def _has_weights_of(one: str | Path, other: str | Path) -> bool:
     """Whether two folders hold pipelines of the same network: what is known of one then holds for the other."""
-    if not Path(one, "unet").is_dir():
+    try:
+        return weights_checksum(network_weights(one)) == weights_checksum(network_weights(other))
+    except FileNotFoundError:  # an id on the Hub, or a folder of another form (a variant, several files)
         return False
-    return weights_checksum(network_weights(one)) == weights_checksum(network_weights(other))
 
 
 def verify_export(folder: str | Path):

@@ -11,6 +11,7 @@ from .evaluation import nearest
 from .features import FeatureExtractor
 from .loss import draw, velocity_errors
 from .pipeline_flower_ddim import FlowerDDIMPipeline
+from .scheduling_flower_ddim import FlowerDDIMScheduler
 from .scoring import generate_with_features, real_features
 from .seeds import Purpose
 
@@ -33,6 +34,9 @@ def loss_by_noise_level(
         For each bin its limits `from` and `to`, the mean `loss` over the pictures and its `standard_error`.
     """
     unet, device = pipe.unet.eval(), pipe.device
+    scheduler = FlowerDDIMScheduler.from_config(
+        pipe.scheduler.config
+    )  # a stock one knows no times between its timesteps
     chosen = torch.linspace(0, len(images) - 1, min(num_images or len(images), len(images))).round().long().tolist()
     rows = []
     for number in tqdm(range(bins), desc="noise levels"):
@@ -45,7 +49,7 @@ def loss_by_noise_level(
             )
             diffusion_time = (number + position) / bins
             errors.append(
-                velocity_errors(unet, pipe.scheduler, pictures, noise.to(device), diffusion_time.to(device)).cpu()
+                velocity_errors(unet, scheduler, pictures, noise.to(device), diffusion_time.to(device)).cpu()
             )
         errors = torch.cat(errors)
         standard_error = (errors.std() / len(errors) ** 0.5).item()
@@ -89,7 +93,7 @@ def measure_memorization(
     options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
     generated, generated_features = generate_with_features(pipe, extractor, num_images, Accelerator(), **options)
     train_features = real_features(training, extractor, batch_size)
-    train_pixels, held_out_pixels = (_all_pixels(images) for images in (training, held_out))
+    train_pixels, held_out_pixels = (_all_pixels(images, pipe, batch_size) for images in (training, held_out))
     distances, indices = {}, {}
     for space, candidates, sets in (
         ("features", train_features, (generated_features, real_features(held_out, extractor, batch_size))),
@@ -116,8 +120,12 @@ def measure_memorization(
     return Memorization(report, distances, pairs)
 
 
-def _all_pixels(images: ImageArray) -> torch.Tensor:
-    return torch.from_numpy(images[range(len(images))]).permute(0, 3, 1, 2)
+def _all_pixels(images: ImageArray, pipe: FlowerDDIMPipeline, batch_size: int) -> torch.Tensor:
+    """Pictures as the model would generate them, grey or coloured: uint8 (N, C, H, W)."""
+    starts = range(0, len(images), batch_size)
+    batches = (images[range(start, min(start + batch_size, len(images)))] for start in starts)
+    seen = (pipe.postprocess(pipe.preprocess(batch), "pt") for batch in batches)
+    return torch.cat([(part * 255).round().to(torch.uint8) for part in seen])
 
 
 def _compare_distances(generated: torch.Tensor, held_out: torch.Tensor) -> dict:

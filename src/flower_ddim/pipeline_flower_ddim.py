@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import math
+import numbers
 from collections.abc import Callable
 
 import torch
@@ -128,7 +129,7 @@ class FlowerDDIMPipeline(SharedPipeline):
                 without this the stronger one covers the other over half of the way.
             kwargs: what generation takes (`num_inference_steps`, `output_type`, …).
         """
-        if not isinstance(num_images, int) or num_images < 2:
+        if not isinstance(num_images, numbers.Integral) or num_images < 2:
             raise ValueError(f"`num_images` is {num_images!r}, but must be an integer >= 2: both ends are images too.")
         noises = []
         for i, noise in enumerate(anchors):
@@ -279,7 +280,7 @@ class FlowerDDIMPipeline(SharedPipeline):
 
     @staticmethod
     def _check_count(name: str, value: int):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
 
     def _check_schedule(self):

@@ -1,15 +1,16 @@
 """DDIM sampling (Song et al. 2020) over continuous diffusion time, with the interface of diffusers' schedulers."""
 
+import numbers
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
+from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .model_files import read_json_object
-from .schedules import SIGNAL_RATE_FLOOR, DiffusionSchedule
+from .schedules import SCHEDULES, SIGNAL_RATE_FLOOR, DiffusionSchedule
 
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -113,7 +114,32 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
     def extract_init_dict(cls, config_dict, **kwargs):
         # Derived entries are derived anew: a table that belongs to other arguments must not survive a change of these.
         derived = ("trained_betas", *cls._entries_for_stock_schedulers)
-        return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in derived}, **kwargs)
+        own = {name: value for name, value in config_dict.items() if name not in derived}
+        if "schedule" not in config_dict and "schedule" not in kwargs:
+            own["schedule"] = cls._schedule_of(config_dict)
+        return super().extract_init_dict(own, **kwargs)
+
+    @staticmethod
+    def _schedule_of(config: dict) -> str:
+        """Name of the schedule of a configuration that a stock scheduler has written.
+
+        Raises:
+            ValueError: if it is none of ours, which a network trained with it would not do well with.
+        """
+        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+        given = {name: config[name] for name in names if config.get(name) is not None}
+        if given.keys() <= {"num_train_timesteps"}:
+            return DiffusionSchedule.name
+        table = DDPMScheduler(**given).alphas_cumprod
+        rates = {name: config[name] for name in ("min_signal_rate", "max_signal_rate") if name in config}
+        for name in SCHEDULES:
+            ours = DiffusionSchedule(name, num_train_timesteps=len(table), **rates).alphas_cumprod()
+            if (ours - table).abs().max() < 1e-3:  # the table is a cumulative product in float32
+                return name
+        stated = given.get("beta_schedule", "as `trained_betas` say")
+        raise ValueError(
+            f"The noise schedule of this configuration ({stated}) is none of {', '.join(SCHEDULES)}: keep its own scheduler."
+        )
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
@@ -127,7 +153,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         """
         if (
             isinstance(num_inference_steps, bool)
-            or not isinstance(num_inference_steps, int)
+            or not isinstance(num_inference_steps, numbers.Integral)
             or num_inference_steps < 1
         ):
             raise ValueError(f"`num_inference_steps` is {num_inference_steps!r}, but must be an integer >= 1.")

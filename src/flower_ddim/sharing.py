@@ -11,7 +11,14 @@ from types import ModuleType
 from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin
 
 # `HTTPError` is that of the HTTP library that the client is built on, which is not always the same.
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from .model_files import PICKLE_REMEDY, ask_for_safetensors, pickle_hint, read_json_object
 
@@ -241,12 +248,17 @@ def hub_failure(error: BaseException | None) -> Exception | None:
 def explain_hub_failure(failure: Exception, what: str) -> OSError:
     """One sentence for what the Hub's client raises, whose own messages run over many lines and may not name the remedy."""
     status = failure.response.status_code if isinstance(failure, HfHubHTTPError) else None
+    if isinstance(failure, GatedRepoError):
+        return OSError(f"{what} ({status}): ask for access on its page, then log in with `hf auth login`.")
+    if isinstance(failure, RepositoryNotFoundError):  # which the Hub answers with 401 to those whom it does not know
+        return OSError(f"{what} ({status}): check the name, and log in with `hf auth login` if it is private.")
     if status in (401, 403):
         return OSError(f"{what} ({status}): log in with `hf auth login`, or give a token that is allowed to.")
-    if status == 404:
-        return OSError(f"{what} (404): check the name, and log in with `hf auth login` if it is private.")
-    if status is not None:
+    if status == 429 or (status or 0) >= 500:
         return OSError(f"{what}: the Hub answered {status}, so try again later.")
+    if status is not None:
+        reason = getattr(failure, "server_message", None) or first_line(failure)
+        return OSError(f"{what}: the Hub answered {status} ({reason.rstrip('.')}), so check what was asked for.")
     if isinstance(failure, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
         return OSError(
             f"{what}: it is not in the cache, and the Hub is not asked or does not answer (HF_HUB_OFFLINE)."

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .training_batches import Batches
 from .training_evaluation import KidWatch, validation_losses
 from .training_log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
-from .training_parts import build_model, check_length, describe, load_pictures
+from .training_parts import build_model, check_length, check_threads, describe, load_pictures
 
 
 logger = get_logger(__name__)
@@ -67,6 +68,8 @@ class Trainer:
             raise ValueError("`optimizer` muon does not go with `mixed_precision` fp16: choose bf16.")
         set_seed(config.seed)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if self.accelerator.device.type == "cpu":
+            check_threads(world)
         self.global_batch = config.train_batch_size * config.gradient_accumulation_steps * world
 
         with self.accelerator.local_main_process_first():  # the others find the decoded pictures in the cache
@@ -160,6 +163,8 @@ class Trainer:
 
     def _loop(self):
         self.unet.train()
+        if self.checkpoint:  # the run that wrote it may have been killed before it came to this
+            self._evaluate(self._ended_epoch(), self.step == self.total_steps, self.metrics.names(self.step))
         bar = tqdm(
             total=self.total_steps,
             initial=self.step,
@@ -201,17 +206,18 @@ class Trainer:
         epoch, into_epoch = divmod(self.step, self.steps_per_epoch) if self.steps_per_epoch else (0, 0)
         return 0 if into_epoch else epoch
 
-    def _evaluate(self, epoch: int, last: bool):
-        """Validates, and writes samples and the pipeline, where an epoch has ended that asks for it."""
+    def _evaluate(self, epoch: int, last: bool, done: Collection[str] = ()):
+        """Validates, and writes samples and the pipeline, where an epoch has ended that asks for it; `done` is in the log."""
         if self.batches.finest_level(self.step - 1):
             return  # a network that is still growing leaves noise on its pictures
 
-        if self.pictures.validation and (_is_due(epoch, self.config.validation_epochs) or last):
+        validates = self.pictures.validation and (_is_due(epoch, self.config.validation_epochs) or last)
+        if validates and "validation_loss" not in done:
             networks = {"validation_loss": self.raw_unet, "validation_loss_ema": self.ema.averaged}
             self.raw_unet.eval()
             self.log(**validation_losses(networks, self.scheduler, self.batches, self.accelerator, self.config))
             self.raw_unet.train()
-        if self.kid_watch and (_is_due(epoch, self.config.eval_kid_epochs) or last):
+        if self.kid_watch and (_is_due(epoch, self.config.eval_kid_epochs) or last) and "kid" not in done:
             self._measure_kid()
         if self.accelerator.is_main_process and _is_due(epoch, self.config.save_images_epochs):
             self.save_samples(self.output_dir / "samples" / f"epoch-{epoch:04}.png")

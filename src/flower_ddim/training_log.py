@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.tracking import GeneralTracker
+from accelerate.utils import broadcast_object_list
 from diffusers.utils import make_image_grid
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -37,6 +38,11 @@ class MetricsLog:
     def values(self, name: str) -> list[float]:
         """All numbers of that name so far."""
         return [values[name] for values in self._lines() if name in values]
+
+    def names(self, step: int) -> set[str]:
+        """What has been logged of a step; every process must ask, and learns what the main one's file says."""
+        names = {name for values in self._lines() if values["step"] == step for name in values}
+        return broadcast_object_list([names])[0]
 
     def forget_after(self, step: int):
         """Drops what an interrupted run logged after `step`, and a line it did not finish: the steps will be made again."""

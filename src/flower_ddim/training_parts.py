@@ -20,6 +20,7 @@ from .data import (
     open_splits,
     split_train_validation,
 )
+from .machine import usable_cores
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .scheduling_flower_ddim import FlowerDDIMScheduler
 from .unet_flower_ddim import FlowerUNet2DModel
@@ -99,10 +100,9 @@ def build_model(
         unet = pipe.unet
         own = {name: unet.config.get(name, 0.5) for name in ("image_mean", "image_std")}
         logger.warning(f"Training goes on with the channel statistics of {config.init_from}: {own}.")
-        if unet.config.sample_size != config.resolution:
-            logger.warning(
-                f"It made pictures of {unet.config.sample_size} pixels; `resolution` is {config.resolution}."
-            )
+        height, width = pipe.latent_shape[1:]
+        if (height, width) != (config.resolution,) * 2:
+            logger.warning(f"It made pictures of {width}×{height} pixels; `resolution` is {config.resolution}.")
         statistics = {}
         scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
     else:
@@ -187,6 +187,16 @@ def check_length(config: TrainingConfig, total_steps: int):
         logger.warning(
             f"After {whole_steps:,} steps the average, which is what will be saved, still holds {untrained:.0%} of the untrained "
             "network: add `--ema_power 1 --ema_inv_gamma 9`, or its pictures will be noise."
+        )
+
+
+def check_threads(num_processes: int):
+    """Warns where cores stay idle, as `accelerate launch` leaves them: it gives a process one thread unless told otherwise."""
+    cores = usable_cores()
+    if torch.get_num_threads() == 1 and cores >= 2 * num_processes:
+        logger.warning(
+            f"Every process computes in one thread, with {cores} cores for {num_processes}: start without `accelerate launch`, "
+            f"or give it `--num_cpu_threads_per_process {cores // num_processes}` (environment variable OMP_NUM_THREADS)."
         )
 
 

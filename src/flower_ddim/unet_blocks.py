@@ -98,8 +98,13 @@ class EmbeddedResidualBlock(ResidualBlock):
     def _is_plain(self) -> bool:
         """Whether nothing hangs on the layers (adapters, quantisation, offloading) that needs them to be called."""
         layers = ((self.norm, nn.BatchNorm2d), (self.conv1, nn.Conv2d), (self.conv_shortcut, nn.Conv2d))
-        hooks = ("_hf_hook", "_diffusers_hook")  # where accelerate and diffusers keep theirs
-        return all(type(layer) is kind and not any(hasattr(layer, hook) for hook in hooks) for layer, kind in layers)
+        return all(type(layer) is kind and not _has_hooks(layer) for layer, kind in layers)
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    """Whether something is to happen when the layer is called: by PyTorch, accelerate or diffusers."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    return bool(hooked) or hasattr(layer, "_hf_hook") or hasattr(layer, "_diffusers_hook")
 
 
 def _spread(hidden_states: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:

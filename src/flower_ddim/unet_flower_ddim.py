@@ -143,6 +143,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 raise ValueError(
                     f"`{name}` has {len(values)} numbers for {config.out_channels} channels; give one a channel, or a single one."
                 )
+        if not torch.as_tensor(config.image_std).gt(0).all():
+            raise ValueError(f"`image_std` is {config.image_std}, but a standard deviation must be greater than 0.")
 
     def _initialize(self):
         """Glorot-uniform kernels and zero biases; the last convolution is zero, so that no noise is predicted at first."""

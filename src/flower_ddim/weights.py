@@ -18,9 +18,13 @@ def network_weights(pipeline: str | Path) -> dict[str, torch.Tensor]:
 
 
 def weights_checksum(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of weights and their names, the same in every file and on every device: it tells of which model a score is."""
+    """SHA-256 of weights and their names, the same in every file and on every device: it tells of which model a score is.
+
+    Of half precision it is that of the same numbers in float32, since they are loaded as that.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
