@@ -196,6 +196,19 @@ def test_our_scheduler_comes_back_from_a_stock_one_and_from_json(tmp_path):
         assert scheduler.config.trained_betas == ours.config.trained_betas
 
 
+def test_the_schedule_of_a_stock_scheduler_is_recognised_or_refused():
+    linear = FlowerDDIMScheduler.from_config(DDPMScheduler(num_train_timesteps=500).config)
+    assert linear.config.schedule == "linear" and linear.config.num_train_timesteps == 500
+    torch.testing.assert_close(linear.alphas_cumprod, DDPMScheduler(num_train_timesteps=500).alphas_cumprod)
+    ours = FlowerDDIMScheduler(schedule="cosine")
+    back = FlowerDDIMScheduler.from_config(DDIMScheduler(trained_betas=ours.config.trained_betas).config)
+    assert back.config.schedule == "cosine"
+    squared = DDPMScheduler(beta_schedule="squaredcos_cap_v2").config
+    with pytest.raises(ValueError, match="squaredcos_cap_v2.* is none of linear, cosine, offset_cosine"):
+        FlowerDDIMScheduler.from_config(squared)
+    assert FlowerDDIMScheduler.from_config(squared, schedule="cosine").config.schedule == "cosine"
+
+
 def test_a_changed_argument_changes_the_table_for_stock_schedulers():
     changed = FlowerDDIMScheduler.from_config(FlowerDDIMScheduler().config, schedule="linear")
     assert changed.config.trained_betas == FlowerDDIMScheduler(schedule="linear").config.trained_betas

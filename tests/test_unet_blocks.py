@@ -78,6 +78,19 @@ def test_layers_with_hooks_are_called(name):
     assert called == [layer]
 
 
+@pytest.mark.parametrize("name", ["norm", "conv1", "conv_shortcut"])
+def test_hooks_of_pytorch_are_called(name):
+    embedded, _ = (block.eval() for block in make_blocks())
+    called = []
+    layer = getattr(embedded, name)
+    handle = layer.register_forward_hook(lambda module, *_: called.append(module))
+    embedded((torch.randn(5, 6, 8, 8), torch.randn(1, 4)))
+    assert called == [layer]
+    handle.remove()
+    embedded((torch.randn(5, 6, 8, 8), torch.randn(1, 4)))
+    assert called == [layer]
+
+
 def test_normalisation_is_called_in_training():
     """`--sync_batchnorm` shares the statistics of a batch between processes in that call."""
     embedded = make_blocks()[0].train()
