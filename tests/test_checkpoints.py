@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -30,7 +31,8 @@ def test_a_finished_checkpoint_can_be_found_and_read(tmp_path):
     assert newest.name == "checkpoint-10" and load(newest)["step"] == 10 and load(newest)["seed"] == 1
     assert checkpoints.find_checkpoint(tmp_path, None) is None
     assert checkpoints.find_checkpoint(tmp_path / "empty", "latest") is None
-    assert checkpoints.find_checkpoint(tmp_path, str(tmp_path / "checkpoint-2")).name == "checkpoint-2"
+    for wanted in ("checkpoint-2", str(tmp_path / "checkpoint-2")):
+        assert checkpoints.find_checkpoint(tmp_path, wanted) == tmp_path / "checkpoint-2"
 
 
 def test_what_is_not_finished_does_not_count_and_is_discarded(tmp_path):
@@ -44,11 +46,19 @@ def test_what_is_not_finished_does_not_count_and_is_discarded(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
 
 
-def test_the_remnant_of_a_removed_checkpoint_is_not_in_the_way(tmp_path):
-    (write(tmp_path, 1) / checkpoints.STATE_FILE).unlink()
-    again = write(tmp_path, 1, "other weights")
-    load(again)
-    assert (again / "state" / "model").read_text() == "other weights"
+def test_what_a_removal_leaves_when_it_is_interrupted_is_discarded(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", interrupt)
+        checkpoints.remove_checkpoint(tmp_path / "checkpoint-1")
+    assert not checkpoints.list_checkpoints(tmp_path) and len(list(tmp_path.iterdir())) == 1
+    checkpoints.discard_unfinished(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def interrupt(folder):
+    next(path for path in folder.rglob("*") if path.is_file()).unlink()
+    raise KeyboardInterrupt
 
 
 def test_rotation_keeps_the_newest(tmp_path):

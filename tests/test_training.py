@@ -14,6 +14,7 @@ from training_runs import LAST_WEIGHTS, WEIGHTS, assert_same_weights, metrics, s
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.data import decode_images, open_dataset
 from flower_ddim.loss import ZERO_NOISE_LOSS
+from flower_ddim.machine import usable_cores
 from flower_ddim.training import Trainer
 
 
@@ -196,6 +197,18 @@ def test_an_average_that_outlives_the_training_is_warned_about(runs, caplog, war
     warm_up = {"ema_power": 1.0, "ema_inv_gamma": 9.0} if warmed else {}
     train_here(runs / f"average-{warmed}", max_train_steps=2, dry_run=True, **warm_up)
     assert ("still holds 100% of the untrained network" in caplog.text) is not warmed
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="of one core none stays idle")
+def test_cores_that_stay_idle_are_warned_about(runs, caplog):
+    threads = torch.get_num_threads()
+    try:
+        for number in (usable_cores(), 1):
+            torch.set_num_threads(number)
+            train_here(runs / f"threads-{number}", dry_run=True)
+            assert ("computes in one thread" in caplog.text) is (number == 1)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_streaming_says_what_it_cannot_do(runs, caplog):

@@ -51,6 +51,19 @@ def test_a_resumed_run_still_knows_the_best(watched, runs, options):
     assert all((one[name] == other[name]).all() for name in one)
 
 
+@pytest.mark.parametrize("step", [6, 8])
+def test_what_a_killed_run_did_not_come_to_measure_is_made_up_for(watched, runs, options, step):
+    """It had saved the checkpoint of this step, and is killed before the evaluation is in the log."""
+    killed = shutil.copytree(watched, runs / f"killed-at-{step}")
+    log = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in log if '"loss"' in line or f'"step": {step},' not in line]
+    assert len(kept) == len(log) - 2
+    (killed / "metrics.jsonl").write_text("".join(kept))
+    train_here(killed, **options, resume_from_checkpoint=f"checkpoint-{step}")
+    for name in ("validation_loss", "kid"):
+        assert metrics(killed, name) == pytest.approx(metrics(watched, name), abs=1e-6)
+
+
 def test_two_processes_measure_the_same(watched, options, launch_two, tmp_path):
     changed = options | {"train_batch_size": 16, "max_train_steps": 3, "use_ema": False, "learning_rate": 0}
     one = train_here(tmp_path / "one", **changed | {"train_batch_size": 32})
