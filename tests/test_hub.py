@@ -212,7 +212,8 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
         "me/commit-hangs-up": ({"commit": "hang up"}, "the Hub cannot be reached"),
         "me/commit-403": ({"commit": 403}, "(403): log in with `hf auth login`"),
         "me/upload-403": ({"upload": 403}, "(403): log in"),
-        "me/preupload-404": ({"preupload": 404}, "(404): check the name"),
+        "me/preupload-404": ({"preupload": 404}, "the Hub answered 404"),
+        "me/commit-400": ({"commit": 400}, "the Hub answered 400"),
         "me/create-401": ({"create": 401, "info": 401}, "(401): log in"),
         "me/create-500": ({"create": 500}, "the Hub answered 500"),
     }
@@ -236,6 +237,7 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
 
 def test_training_pushes_the_pipeline_and_nothing_else(server, tmp_path):
     options = {"push_to_hub": True, "hub_model_id": "flowers", "hub_token": TOKEN, "hub_private_repo": True}
+    options["license"] = "cc-by-4.0"
     options |= {"max_train_steps": 2}
     completed = run_script(
         "train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path, token="hf_wrong"
@@ -247,6 +249,7 @@ def test_training_pushes_the_pipeline_and_nothing_else(server, tmp_path):
     for name in ("unet/diffusion_pytorch_model.safetensors", "model_index.json", "scheduler/scheduler_config.json"):
         assert repository.files[name] == (tmp_path / "run" / name).read_bytes()
     card = repository.files["README.md"].decode()
+    assert RepoCard(card).data.license == "cc-by-4.0"
     assert "2 optimizer steps on 32 pictures" in card and "| learning_rate | 0.001 |" in card
     assert str(tmp_path) not in card and str(FLOWERS) not in card
     assert TOKEN not in completed.stdout + completed.stderr

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, make_unet
 from huggingface_hub import ModelCard
@@ -107,6 +108,20 @@ def test_scores_of_other_weights_are_left_out(folder, tmp_path, caplog):
         (records / "metrics.json").write_text(json.dumps(EVALUATION | {"weights": checksum}))
         assert (Sources.read(folder, records).evaluation is not None) is expected
     assert "score the model again" in caplog.text
+
+
+def test_scores_of_weights_that_are_stored_in_half_precision_are_known_again(folder, tmp_path):
+    half = tmp_path / "half"
+    FlowerDDIMPipeline.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(half)
+    loaded = FlowerDDIMPipeline.from_pretrained(half)
+    assert weights_checksum(network_weights(half)) == weights_checksum(loaded.unet.state_dict())
+
+
+def test_a_pipeline_of_a_variant_is_uploaded_without_the_records_of_another(folder, tmp_path):
+    FlowerDDIMPipeline.from_pretrained(folder).save_pretrained(tmp_path / "variant", variant="fp16")
+    pipe = FlowerDDIMPipeline.from_pretrained(tmp_path / "variant", variant="fp16")
+    prepare_upload(pipe, tmp_path / "upload", "me/variant")
+    assert "no record of the training" in (tmp_path / "upload" / "README.md").read_text()
 
 
 def test_what_is_known_of_a_folder_is_not_told_of_another_network(folder, tmp_path):

@@ -131,6 +131,7 @@ class TrainingConfig:
     hub_model_id: str | None = option(None, "Repository to upload to; by default the name of output_dir.")
     hub_token: str | None = option(None, "Token for the upload; by default the one that you are logged in with.")
     hub_private_repo: bool = option(False, "Make a new repository private.")
+    license: str | None = option(None, "Licence of the weights, for the model card: an identifier such as cc-by-4.0.")
 
     def __post_init__(self):
         """Raises a ValueError that names the option, for values out of range and options that contradict each other."""

@@ -36,7 +36,7 @@ def create_repository(
         return api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk).repo_id
 
 
-def upload_pipeline(folder: str | Path, repo_id: str, token: str | None = None, dataset: str | None = None) -> str:
+def upload_pipeline(folder: str | Path, repo_id: str, token: str | None = None) -> str:
     """Uploads the pipeline in `folder`, with a model card, in a single commit; returns the commit's address.
 
     Only the pipeline is taken from there: checkpoints hold optimizer states, and the logs may hold anything.
@@ -45,7 +45,7 @@ def upload_pipeline(folder: str | Path, repo_id: str, token: str | None = None, 
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
         ValueError: if the folder holds no pipeline that others could load.
     """
-    return push_pipeline(_load(folder), repo_id, token=token, dataset=dataset, records=folder, is_new=False)
+    return push_pipeline(_load(folder), repo_id, token=token, records=folder, is_new=False)
 
 
 def push_pipeline(

@@ -32,7 +32,7 @@ NOT_SHOWN = """
     validation_fraction validation_epochs output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit
     resume_from_checkpoint save_images_epochs save_model_epochs eval_batch_size eval_kid_epochs eval_kid_images eval_kid_extractor
     logging_steps logger logging_dir dry_run model_config_name_or_path init_from compile channels_last max_train_minutes
-    push_to_hub hub_model_id hub_token hub_private_repo
+    push_to_hub hub_model_id hub_token hub_private_repo license
 """
 
 
@@ -101,8 +101,8 @@ def render_model_card(
         images: addresses of the three pictures, relative to the card.
     """
     training = sources.training or {}
-    dataset = dataset or training.get("options", {}).get("dataset_name")
-    license = license or training.get("license")
+    options = training.get("options", {})
+    dataset, license = dataset or options.get("dataset_name"), license or options.get("license")
     size = sources.unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     card_data = ModelCardData(
