@@ -2,12 +2,12 @@
 
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
-import torch
 from accelerate import PartialState
 from PIL import Image
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.cli import run
+from flower_ddim.generation import noise_of_seeds
 
 
 def main():
@@ -19,7 +19,9 @@ def main():
     parser.add_argument("--images", nargs="+", help="pictures to go through, instead of random flowers")
     parser.add_argument("--num_images", type=int, default=11, help="images from one flower to the next, both included")
     parser.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random flowers")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first random flower; the next one has the next seed"
+    )
     parser.add_argument("--frames_per_second", type=float, default=10, help="speed of the animation")
     parser.add_argument("--size", type=int, default=192, help="height of the animation in pixels")
     parser.add_argument("--output", default="loop.webp", help="a .gif or .webp file")
@@ -31,8 +33,7 @@ def main():
         pictures = [Image.open(path) for path in args.images]
         anchors = pipe.invert(pictures, num_inference_steps=args.num_inference_steps)
     else:
-        generator = torch.Generator().manual_seed(args.seed)
-        anchors = torch.randn(args.num_anchors, *pipe.latent_shape, generator=generator)
+        anchors = noise_of_seeds(pipe, range(args.seed, args.seed + args.num_anchors))
     frames = pipe.interpolate(
         anchors,
         num_images=args.num_images,

@@ -10,7 +10,7 @@ from conftest import make_unet
 from PIL import Image, ImageOps
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
-from flower_ddim.app import MAX_PIXELS, SHOWN_SIDE, SOLVERS, Studio, open_photo, polite
+from flower_ddim.app import MAX_PIXELS, SHOWN_SIDE, SOLVERS, Studio, build_page, open_photo, polite
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,9 @@ def test_only_pictures_of_a_bounded_size_are_opened(tmp_path):
     Image.new("L", (MAX_PIXELS // 1000 + 1, 1000)).save(tmp_path / "large.png")
     with pytest.raises(ValueError, match="30,001,000 pixels"):
         open_photo(tmp_path / "large.png")
+
+
+def test_the_buttons_share_one_place_in_the_queue(pipe):
+    page = build_page(pipe)
+    assert len(page.fns) == 5
+    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in page.fns.values()} == {("studio", 1)}

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import FLOWERS, make_unet
+from diffusers import DDIMScheduler
+from PIL import Image
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler, FlowerUNet2DModel
 from flower_ddim.data import decode_images, open_dataset
@@ -90,3 +92,22 @@ def test_the_script_writes_numbers_and_figures(run_script, tiny_extractor, tmp_p
         "closest_pairs.webp",
         "nearest_distances.webp",
     }
+
+
+def test_grey_photographs_are_seen_as_a_network_for_coloured_ones_sees_them(flowers, tiny_extractor, tmp_path):
+    (tmp_path / "grey").mkdir()
+    for i in range(6):
+        Image.fromarray(flowers[[i]][0]).convert("L").save(tmp_path / "grey" / f"{i}.png")
+    grey = decode_images(open_dataset(data_dir=str(tmp_path / "grey"), cache_dir=str(tmp_path / "cache")), 16)
+    pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
+    found = measure_memorization(pipe, grey, flowers, load_extractor(tiny_extractor), 4, num_inference_steps=2)
+    assert found.pairs[0][1].shape == (2, 3, 16, 16)
+
+
+def test_the_loss_is_the_same_under_a_stock_scheduler(flowers):
+    unet, scheduler = make_unet(), FlowerDDIMScheduler()
+    stock = FlowerDDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
+    options = {"bins": 2, "num_images": 8}
+    assert loss_by_noise_level(stock, flowers, **options) == loss_by_noise_level(
+        FlowerDDIMPipeline(unet, scheduler), flowers, **options
+    )

@@ -57,15 +57,12 @@ def generate_folder(
         )
     check_eta(eta, solver)
     output_dir = Path(output_dir)
-    weights = weights_checksum(FlowerDDIMPipeline.from_pretrained(model).unet.state_dict())
+    accelerator = Accelerator()
+    pipe, weights = load_with_checksum(model, getattr(torch, dtype), accelerator.device, compile)
+    pipe = with_solver(pipe, solver)
     options = {"weights": weights, "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
     options |= {"dtype": dtype} if dtype != "float32" else {}
     options |= {"solver": solver} if solver != "ddim" else {}
-    accelerator = Accelerator()
-    pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(accelerator.device)
-    if compile:
-        compile_unet(pipe.unet)
-    pipe = with_solver(pipe, solver)
     with accelerator.main_process_first():
         _claim_folder(output_dir, options)
     mine = range(accelerator.process_index, num_images, accelerator.num_processes)
@@ -87,6 +84,20 @@ def generate_folder(
             bar.update(len(numbers))
     accelerator.wait_for_everyone()
     return output_dir
+
+
+def load_with_checksum(
+    model: str, dtype: torch.dtype, device: torch.device, compile: bool
+) -> tuple[FlowerDDIMPipeline, str]:
+    """A pipeline to generate many images with, and the checksum of its weights before they are rounded to `dtype`."""
+    pipe = FlowerDDIMPipeline.from_pretrained(model)
+    checksum = weights_checksum(pipe.unet.state_dict())
+    if dtype != torch.float32:  # loaded anew, since that keeps in float32 what needs it
+        pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype)
+    pipe.to(device)
+    if compile:
+        compile_unet(pipe.unet)
+    return pipe, checksum
 
 
 def generate_numbers(

@@ -10,14 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from .compilation import compile_unet
 from .data import ImageArray, decode_images, open_dataset
 from .evaluation import KID_SUBSET_SIZE, Reference, check_possible, compare, kernel_distance
 from .features import FeatureExtractor, load_extractor
-from .generation import generate_numbers
+from .generation import generate_numbers, load_with_checksum
 from .pipeline_flower_ddim import FlowerDDIMPipeline
 from .solvers import with_solver
-from .weights import weights_checksum
 
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -114,8 +112,9 @@ class ScoredModel:
         check_possible(num_images, len(reference.features), kid_subset_size)
         self.reference, self.num_images, self.kid_subset_size = reference, num_images, kid_subset_size
         self.sampling = {"seed": seed, "batch_size": batch_size}
-        pipe = FlowerDDIMPipeline.from_pretrained(model)
-        height, width = pipe.latent_shape[1:]
+        self.accelerator = Accelerator()
+        self.pipe, checksum = load_with_checksum(model, dtype, self.accelerator.device, compile)
+        height, width = self.pipe.latent_shape[1:]
         if (height, width) != (reference.resolution,) * 2:
             raise ValueError(
                 f"{model} makes pictures of {width}×{height} pixels, but the reference is of {reference.resolution}: make another "
@@ -123,15 +122,11 @@ class ScoredModel:
             )
         self.record = {
             "model": _name(model),
-            "weights": weights_checksum(pipe.unet.state_dict()),
+            "weights": checksum,
             "seed": seed,
             "dtype": str(dtype).removeprefix("torch."),
         }
-        self.accelerator = Accelerator()
         self.extractor = load_extractor(reference.extractor, self.accelerator.device)
-        self.pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype).to(self.accelerator.device)
-        if compile:
-            compile_unet(self.pipe.unet)
 
     def score(self, num_inference_steps: int = 20, solver: str = "ddim") -> dict:
         """All scores, see [`compare`], and how the images were made. `solver` is one of [`SOLVERS`]."""
