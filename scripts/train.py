@@ -1,4 +1,7 @@
-"""Trains a diffusion model: `accelerate launch scripts/train.py [recipe.yaml] --train_data_dir FOLDER --output_dir FOLDER`."""
+"""Trains a diffusion model: `python scripts/train.py [recipe.yaml] --train_data_dir FOLDER --output_dir FOLDER`.
+
+With GPUs or on several machines: `accelerate launch scripts/train.py …`.
+"""
 
 import sys
 
