@@ -34,9 +34,8 @@ def loss_by_noise_level(
         For each bin its limits `from` and `to`, the mean `loss` over the pictures and its `standard_error`.
     """
     unet, device = pipe.unet.eval(), pipe.device
-    scheduler = FlowerDDIMScheduler.from_config(
-        pipe.scheduler.config
-    )  # a stock one knows no times between its timesteps
+    # A stock scheduler knows no times between its timesteps.
+    scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
     chosen = torch.linspace(0, len(images) - 1, min(num_images or len(images), len(images))).round().long().tolist()
     rows = []
     for number in tqdm(range(bins), desc="noise levels"):
