@@ -28,6 +28,7 @@ from flower_ddim.scoring import (
     steps_table,
 )
 from flower_ddim.solvers import SOLVERS
+from flower_ddim.training_parts import pictures_of_training
 
 
 def parse():
@@ -41,7 +42,7 @@ def parse():
 
     reference = verb("reference", "computes the features of real pictures, once")
     _data_options(reference)
-    reference.add_argument("--resolution", type=int, default=64, help="side to which pictures are cut, as in training")
+    reference.add_argument("--resolution", type=int, default=64, help="side to which those of --data are cut")
     reference.add_argument("--output", default="reference.safetensors", help="file for the features")
 
     score = verb("score", "compares generated images with real ones: KID, Frechet distance, precision, recall")
@@ -65,7 +66,7 @@ def parse():
     overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
     _model_options(overfitting, num_images=500)
     _data_options(overfitting)
-    overfitting.add_argument("--train_split", default="train", help="split of the data that the model was trained on")
+    overfitting.add_argument("--train_split", default="train", help="split of --data that the model was trained on")
     overfitting.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
     overfitting.add_argument("--num_pictures", type=int, help="real pictures for the losses; as many as are held out")
     overfitting.add_argument("--output_dir", default="overfitting", help="folder for numbers and figures")
@@ -78,8 +79,12 @@ def parse():
 
 
 def _data_options(options):
-    options.add_argument("--data", required=True, help="folder of Parquet files or pictures")
-    options.add_argument("--split", default="validation", help="its split of pictures that the model has not seen")
+    source = options.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", help="folder of Parquet files or pictures")
+    source.add_argument(
+        "--training", help="output_dir of a training, instead: the pictures that it kept for validation"
+    )
+    options.add_argument("--split", default="validation", help="split of --data that the model has not seen")
     options.add_argument("--cache_dir", help="where decoded pictures are cached; the datasets library's own place")
     options.add_argument(
         "--extractor",
@@ -110,7 +115,13 @@ def _comparison_options(options, output):
 
 def reference(args):
     extractor = load_extractor(args.extractor, PartialState().device)
-    found = make_reference(args.data, args.split, args.resolution, extractor, args.cache_dir)
+    if args.training:
+        _, images, resolution = pictures_of_training(args.training)
+        folder, part = args.training, "kept for validation"
+    else:
+        images = real_images(args.data, args.split, args.resolution, args.cache_dir)
+        folder, part, resolution = args.data, f"split {args.split}", args.resolution
+    found = make_reference(images, folder, part, resolution, extractor)
     found.save(args.output)
     print(
         f"{args.output} holds the features of {len(found.features)} pictures ({found.source}) from {found.extractor}."
@@ -149,9 +160,11 @@ def overfitting(args):
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     pipe.set_progress_bar_config(disable=True)
     extractor = load_extractor(args.extractor, pipe.device)
-    training, held_out = (
-        real_images(args.data, split, pipe.latent_shape[1], args.cache_dir) for split in (args.train_split, args.split)
-    )
+    if args.training:
+        training, held_out, _ = pictures_of_training(args.training)
+    else:
+        splits, side = (args.train_split, args.split), pipe.latent_shape[1]
+        training, held_out = (real_images(args.data, split, side, args.cache_dir) for split in splits)
     options = {"seed": args.seed, "batch_size": args.batch_size}
     # As many training pictures as held-out ones, so that both curves have the same errors.
     count = args.num_pictures or len(held_out)

@@ -121,7 +121,7 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_reference_comes_back_as_it_was(tmp_path):
     reference = Reference(normal(20), "some network", "some pictures", 64)
     reference.save(tmp_path / "new folder" / "ref.safetensors")
-    loaded = Reference.load(tmp_path / "ref.safetensors")
+    loaded = Reference.load(tmp_path / "new folder" / "ref.safetensors")
     assert torch.equal(loaded.features, reference.features)
     assert (loaded.extractor, loaded.source, loaded.resolution) == ("some network", "some pictures", 64)
 

@@ -11,7 +11,7 @@ from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.evaluation import Reference
 from flower_ddim.features import load_extractor
 from flower_ddim.generation import generate_folder
-from flower_ddim.scoring import ScoredModel, fewest_steps, make_reference, score_folder, steps_table
+from flower_ddim.scoring import ScoredModel, fewest_steps, make_reference, real_images, score_folder, steps_table
 from flower_ddim.solvers import SOLVERS, with_solver
 from flower_ddim.weights import network_weights, weights_checksum
 
@@ -30,7 +30,8 @@ def model(tmp_path_factory):
 def reference_file(tiny_extractor, tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "ref.safetensors"
     cache_dir = str(path.parent / "cache")
-    make_reference(str(FLOWERS), "train", 16, load_extractor(tiny_extractor), cache_dir).save(path)
+    images = real_images(FLOWERS, "train", 16, cache_dir)
+    make_reference(images, FLOWERS, "split train", 16, load_extractor(tiny_extractor)).save(path)
     return path
 
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -62,6 +63,19 @@ def test_what_a_killed_run_did_not_come_to_measure_is_made_up_for(watched, runs,
     train_here(killed, **options, resume_from_checkpoint=f"checkpoint-{step}")
     for name in ("validation_loss", "kid"):
         assert metrics(killed, name) == pytest.approx(metrics(watched, name), abs=1e-6)
+
+
+def test_a_model_is_scored_on_what_its_training_kept_for_validation(watched, tiny_extractor, run_script, tmp_path):
+    source = ["--training", watched, "--extractor", tiny_extractor]
+    completed = run_script("evaluate.py", "reference", *source, "--output", tmp_path / "ref.safetensors")
+    assert "13 pictures (watched, kept for validation, 16×16 pixels)" in completed.stdout  # a tenth of 128
+    options = ["--model", watched, "--num_images", 6, "--num_inference_steps", 2, "--output_dir", tmp_path / "out"]
+    completed = run_script("evaluate.py", "overfitting", *source, *options)
+    numbers = json.loads((tmp_path / "out" / "overfitting.json").read_text())["memorization"]
+    assert numbers["training_images"] == 115 and numbers["held_out_images"] == 13
+    source = ["--training", tmp_path / "out", "--output", tmp_path / "none"]
+    completed = run_script("evaluate.py", "reference", *source, expect_success=False)
+    assert "name the `output_dir` of a training" in completed.stderr and not (tmp_path / "none").exists()
 
 
 def test_two_processes_measure_the_same(watched, options, launch_two, tmp_path):

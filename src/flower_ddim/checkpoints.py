@@ -95,6 +95,8 @@ def finish_checkpoint(output_dir: Path, step: int, state: dict) -> Path:
     for path in [*unfinished.rglob("*"), unfinished]:
         _sync(path)
     final = Path(output_dir) / f"{PREFIX}{step}"
+    if final.exists():  # somebody has taken its state file away: a complete one of this step is not come by again
+        shutil.rmtree(final)
     os.replace(unfinished, final)
     _sync(final.parent)
     return final

@@ -123,7 +123,9 @@ class TrainingConfig:
     # Machine
     seed: int = option(0, "Seed of the initial weights, the order of the pictures, flips, noise and times.")
     mixed_precision: str | None = option(None, "By default what accelerate was launched with.", ["no", "fp16", "bf16"])
-    compile: bool = option(False, "Compile the network: a minute's wait, then steps that are faster on many machines, not on all.")
+    compile: bool = option(
+        False, "Compile the network: a minute's wait, then steps that are faster on many machines, not on all."
+    )
     channels_last: bool = option(True, "Memory layout of the weights; the faster one on CPUs and recent GPUs.")
 
     # Hub

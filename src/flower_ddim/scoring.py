@@ -35,11 +35,10 @@ def real_features(images: ImageArray, extractor: FeatureExtractor, batch_size: i
 
 
 def make_reference(
-    data_dir: str | Path, split: str, resolution: int, extractor: FeatureExtractor, cache_dir: str | None = None
+    images: ImageArray, folder: str | Path, part: str, resolution: int, extractor: FeatureExtractor
 ) -> Reference:
-    """The features of real pictures, under the name of their folder and split."""
-    images = real_images(data_dir, split, resolution, cache_dir)
-    source = f"{Path(data_dir).resolve().name}, split {split}, {resolution}×{resolution} pixels"
+    """The features of real pictures, under the name of the folder, and of the part of it, that they come from."""
+    source = f"{Path(folder).resolve().name}, {part}, {resolution}×{resolution} pixels"
     return Reference(real_features(images, extractor), extractor.name, source, resolution)
 
 
