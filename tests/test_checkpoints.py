@@ -46,6 +46,13 @@ def test_what_is_not_finished_does_not_count_and_is_discarded(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
 
 
+def test_the_remnant_of_a_removed_checkpoint_is_not_in_the_way(tmp_path):
+    (write(tmp_path, 1) / checkpoints.STATE_FILE).unlink()
+    again = write(tmp_path, 1, "other weights")
+    load(again)
+    assert (again / "state" / "model").read_text() == "other weights"
+
+
 def test_what_a_removal_leaves_when_it_is_interrupted_is_discarded(tmp_path, monkeypatch):
     write(tmp_path, 1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -212,7 +212,7 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
         "me/commit-hangs-up": ({"commit": "hang up"}, "the Hub cannot be reached"),
         "me/commit-403": ({"commit": 403}, "(403): log in with `hf auth login`"),
         "me/upload-403": ({"upload": 403}, "(403): log in"),
-        "me/preupload-404": ({"preupload": 404}, "the Hub answered 404"),
+        "me/preupload-404": ({"preupload": 404}, "(404): check the name"),
         "me/commit-400": ({"commit": 400}, "the Hub answered 400"),
         "me/create-401": ({"create": 401, "info": 401}, "(401): log in"),
         "me/create-500": ({"create": 500}, "the Hub answered 500"),

@@ -94,12 +94,9 @@ def _picture_files(folder: Path) -> dict[str, str] | None:
     Left to itself `datasets` takes every "train" or "test" in the name of a file for that of a split, and then leaves out
     the files without one. Here only folders at the top are splits, and only where one of them is for training.
     """
-    if any(file.name != "metadata.parquet" for file in folder.rglob("*.parquet")):
-        return None
-    pictures = [
-        file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in ImageFolder.EXTENSIONS
-    ]
-    if not pictures:
+    files = [file.relative_to(folder) for file in folder.rglob("*")]
+    pictures = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
+    if not pictures or any(file.suffix == ".parquet" and file.name != "metadata.parquet" for file in files):
         return None
     tops = {picture.parts[0].lower(): picture.parts[0] for picture in pictures if len(picture.parts) > 1}
     splits = {split: next((tops[n] for n in known_as if n in tops), None) for split, known_as in SPLITS.items()}

@@ -250,7 +250,8 @@ def explain_hub_failure(failure: Exception, what: str) -> OSError:
     status = failure.response.status_code if isinstance(failure, HfHubHTTPError) else None
     if isinstance(failure, GatedRepoError):
         return OSError(f"{what} ({status}): ask for access on its page, then log in with `hf auth login`.")
-    if isinstance(failure, RepositoryNotFoundError):  # which the Hub answers with 401 to those whom it does not know
+    # What is not there the Hub answers with 401 to those whom it does not know.
+    if isinstance(failure, RepositoryNotFoundError) or status == 404:
         return OSError(f"{what} ({status}): check the name, and log in with `hf auth login` if it is private.")
     if status in (401, 403):
         return OSError(f"{what} ({status}): log in with `hf auth login`, or give a token that is allowed to.")
