@@ -6,7 +6,7 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constrain
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-DATA := tests/data
+DATA := tests/data/flowers
 MINUTES := 10
 
 .PHONY: help flowers train-demo check-data evaluate gallery test test-all test-browser lint lint-check bench clean
@@ -27,7 +27,7 @@ train-demo: $(VENV)/.installed            ## train for ten minutes on two CPU co
 
 # What is measured and drawn needs more flowers than those of the tests, which the model may have seen.
 check-data:
-	@test "$(DATA)" != tests/data || { echo "Name a folder of flowers with train and validation splits: make $(MAKECMDGOALS) DATA=FOLDER"; exit 2; }
+	@test "$(DATA)" != tests/data/flowers || { echo "Name a folder of flowers with train and validation splits: make $(MAKECMDGOALS) DATA=FOLDER"; exit 2; }
 
 evaluate: check-data $(VENV)/.installed-test            ## measure the shipped model against DATA, a folder of flowers: docs/evaluation.md
 	$(RUN) scripts/evaluate.py reference --data $(DATA) --output reference.safetensors

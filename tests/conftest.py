@@ -18,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-FLOWERS = ROOT / "tests" / "data"
+FLOWERS = ROOT / "tests" / "data" / "flowers"
 
 
 def make_unet(**config):

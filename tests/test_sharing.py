@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import make_stock_unet, make_unet
+from conftest import ROOT, make_stock_unet, make_unet
 from diffusers import DDIMScheduler, DiffusionPipeline
 from outside import run_python
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler, unet_flower_ddim
 from flower_ddim.sharing import standalone_source
@@ -64,6 +64,32 @@ def test_folders_say_nothing_of_where_they_come_from(saved, tmp_path):
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     for file in files:
         assert (saved / file).read_bytes() == (tmp_path / file).read_bytes(), file
+
+
+BEFORE = ROOT / "tests" / "data" / "saved-before-the-rooms"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_folder_that_an_earlier_version_saved_generates_the_same_images(tmp_path, installed):
+    """Saved when all modules lay in one folder; its own code runs where the package is missing."""
+    code = """
+import sys
+import torch
+from diffusers import DiffusionPipeline
+
+latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+torch.save(pipe(latents=latents, num_inference_steps=5, output_type="pt").images, sys.argv[2])
+"""
+    expected = load_file(BEFORE / "expected.safetensors")["images"]
+    completed = run_python(code, BEFORE, tmp_path / "images.pt", home=tmp_path, installed=installed)
+    assert completed.returncode == 0, completed.stderr
+    torch.testing.assert_close(torch.load(tmp_path / "images.pt"), expected, rtol=0, atol=1e-4)
+    if installed:
+        pipe = load(BEFORE)
+        torch.testing.assert_close(generate(pipe), expected, rtol=0, atol=1e-4)
+        pipe.save_pretrained(tmp_path / "again")
+        assert torch.equal(generate(load(tmp_path / "again")), generate(pipe))
 
 
 OUTSIDE = """
