@@ -5,11 +5,11 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from accelerate import PartialState
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
-from flower_ddim.cli import run
+from flower_ddim.commands.entrance import run
 
 
 def main():
-    from flower_ddim.app import LAUNCH, build_page
+    from flower_ddim.app.page import LAUNCH, build_page
 
     parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")

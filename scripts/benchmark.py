@@ -11,10 +11,10 @@ from flower_ddim.benchmarks.comparison import ENTRANTS, Settings, compare
 from flower_ddim.benchmarks.processes import find_tensorflow
 from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
 from flower_ddim.benchmarks.sizes import SizeSettings, measure_sizes
-from flower_ddim.cli import run
-from flower_ddim.documents import replace_block
-from flower_ddim.files import write_json
+from flower_ddim.commands.entrance import run
 from flower_ddim.machine import describe_machine, usable_cores
+from flower_ddim.storage.documents import replace_block
+from flower_ddim.storage.files import write_json
 
 
 def parse():

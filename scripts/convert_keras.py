@@ -2,8 +2,8 @@
 
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
-from flower_ddim.cli import run
-from flower_ddim.convert_keras import convert_keras
+from flower_ddim.commands.entrance import run
+from flower_ddim.conversion.from_keras import convert_keras
 
 
 def main():

@@ -12,13 +12,11 @@ import torch
 from accelerate import PartialState
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
-from flower_ddim.cli import run
-from flower_ddim.documents import replace_block
-from flower_ddim.evaluation import KID_SUBSET_SIZE, Reference, markdown_table
-from flower_ddim.features import DEFAULT_EXTRACTOR, load_extractor
-from flower_ddim.files import write_json
-from flower_ddim.overfitting import loss_by_noise_level, measure_memorization, memorization_table
-from flower_ddim.scoring import (
+from flower_ddim.commands.entrance import run
+from flower_ddim.evaluation.features import DEFAULT_EXTRACTOR, load_extractor
+from flower_ddim.evaluation.memorization import loss_by_noise_level, measure_memorization, memorization_table
+from flower_ddim.evaluation.metrics import KID_SUBSET_SIZE, Reference, markdown_table
+from flower_ddim.evaluation.scoring import (
     FEW_STEP_SOLVERS,
     STEPS,
     ScoredModel,
@@ -27,8 +25,10 @@ from flower_ddim.scoring import (
     score_folder,
     steps_table,
 )
-from flower_ddim.solvers import SOLVERS
-from flower_ddim.training_parts import pictures_of_training
+from flower_ddim.sampling.solvers import SOLVERS
+from flower_ddim.storage.documents import replace_block
+from flower_ddim.storage.files import write_json
+from flower_ddim.training.setup import pictures_of_training
 
 
 def parse():
@@ -145,7 +145,7 @@ def _report_score(result, args):
 
 
 def steps(args):
-    from flower_ddim.evaluation_figures import quality_by_steps
+    from flower_ddim.evaluation.plots import quality_by_steps
 
     result = _scored_model(args, Reference.load(args.reference)).quality_against_steps(args.steps, args.solvers)
     if PartialState().is_main_process:
@@ -155,7 +155,7 @@ def steps(args):
 
 
 def overfitting(args):
-    from flower_ddim.evaluation_figures import closest_pairs, loss_by_noise, nearest_distances
+    from flower_ddim.evaluation.plots import closest_pairs, loss_by_noise, nearest_distances
 
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     pipe.set_progress_bar_config(disable=True)

@@ -3,11 +3,11 @@
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 from flower_ddim import PRETRAINED
-from flower_ddim.cli import run
+from flower_ddim.commands.entrance import run
 
 
 def main():
-    from flower_ddim.gallery import Gallery
+    from flower_ddim.figures.gallery import Gallery
 
     parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")

@@ -11,10 +11,10 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
-from flower_ddim.cli import run
-from flower_ddim.compilation import compile_unet
-from flower_ddim.generation import generate_folder, generate_numbers
-from flower_ddim.solvers import SOLVERS, with_solver
+from flower_ddim.commands.entrance import run
+from flower_ddim.sampling.compilation import compile_unet
+from flower_ddim.sampling.generate import generate_folder, generate_numbers
+from flower_ddim.sampling.solvers import SOLVERS, with_solver
 
 
 def parse():

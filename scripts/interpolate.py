@@ -6,12 +6,12 @@ from accelerate import PartialState
 from PIL import Image
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline
-from flower_ddim.cli import run
-from flower_ddim.generation import noise_of_seeds
+from flower_ddim.commands.entrance import run
+from flower_ddim.sampling.generate import noise_of_seeds
 
 
 def main():
-    from flower_ddim.figures import check_animation, save_animation
+    from flower_ddim.figures.drawing import check_animation, save_animation
 
     parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default=PRETRAINED, help="model folder, or id on the Hub")

@@ -4,9 +4,9 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from pathlib import Path
 
 from flower_ddim import PRETRAINED
-from flower_ddim.cli import run
-from flower_ddim.files import write_text
-from flower_ddim.model_card import IMAGES, Sources, render_model_card
+from flower_ddim.commands.entrance import run
+from flower_ddim.hub.model_card import IMAGES, Sources, render_model_card
+from flower_ddim.storage.files import write_text
 
 
 def main():

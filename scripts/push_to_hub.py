@@ -4,9 +4,10 @@ import tempfile
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 from flower_ddim import FlowerDDIMPipeline
-from flower_ddim.cli import run
-from flower_ddim.hub import create_repository, prepare_upload, upload_folder
-from flower_ddim.space import write_space
+from flower_ddim.commands.entrance import run
+from flower_ddim.hub.space import write_space
+from flower_ddim.hub.upload import prepare_upload, upload_folder
+from flower_ddim.storage.hub_client import create_repository
 
 
 def main():

@@ -5,9 +5,9 @@ With GPUs or on several machines: `accelerate launch scripts/train.py …`.
 
 import sys
 
-from flower_ddim.cli import run
-from flower_ddim.config import parse_config
-from flower_ddim.training import train
+from flower_ddim.commands.entrance import run
+from flower_ddim.training.config import parse_config
+from flower_ddim.training.trainer import train
 
 
 def main():

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from training_runs import SMALL
 
-from flower_ddim.config import TrainingConfig
-from flower_ddim.training import Trainer
+from flower_ddim.training.config import TrainingConfig
+from flower_ddim.training.trainer import Trainer
 
 
 STEPS = 20

@@ -7,8 +7,8 @@ from accelerate.state import AcceleratorState
 from conftest import FLOWERS
 from safetensors.torch import load_file
 
-from flower_ddim.config import TrainingConfig
-from flower_ddim.training import train
+from flower_ddim.training.config import TrainingConfig
+from flower_ddim.training.trainer import train
 
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"  # of a pipeline: the average

@@ -13,10 +13,10 @@ __version__ = "0.1.0.dev0"
 PRETRAINED = str(Path(__file__).parent / "pretrained" / "flower-ddim-64")
 
 _MODULE_OF = {
-    "DiffusionSchedule": "schedules",
-    "FlowerDDIMPipeline": "pipeline_flower_ddim",
-    "FlowerDDIMScheduler": "scheduling_flower_ddim",
-    "FlowerUNet2DModel": "unet_flower_ddim",
+    "DiffusionSchedule": "schedulers.noise_schedules",
+    "FlowerDDIMPipeline": "pipelines.pipeline_flower_ddim",
+    "FlowerDDIMScheduler": "schedulers.scheduling_flower_ddim",
+    "FlowerUNet2DModel": "models.unet_flower_ddim",
 }
 
 __all__ = ["PRETRAINED", "__version__", *_MODULE_OF]

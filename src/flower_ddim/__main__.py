@@ -4,7 +4,7 @@ import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 from . import PRETRAINED, __version__
-from .cli import run
+from .commands.entrance import run
 from .machine import describe_machine, usable_cores
 
 

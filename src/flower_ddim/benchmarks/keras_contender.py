@@ -14,8 +14,8 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # has to be known before the import
 import keras
 import tensorflow as tf
 
+from ..conversion.keras_reference import build_network
 from .contenders import Contender, Job
-from .keras_reference import build_network
 
 
 START_ANGLE, END_ANGLE = math.acos(0.95), math.acos(0.02)

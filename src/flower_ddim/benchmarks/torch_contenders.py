@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import FlowerDDIMPipeline, FlowerDDIMScheduler, FlowerUNet2DModel
 from ..memory import keep_freed_memory
-from ..solvers import with_solver
+from ..sampling.solvers import with_solver
 from .contenders import Contender, Job
 
 
@@ -65,8 +65,8 @@ class FlowerDDIM(TorchContender):
         super().__init__(contender, job)
 
     def train(self) -> Callable[[], None]:
-        from ..config import TrainingConfig
-        from ..training import Trainer
+        from ..training.config import TrainingConfig
+        from ..training.trainer import Trainer
 
         job = self.job
         with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ class FlowerDDIM(TorchContender):
 
     def _compile(self, pipe: FlowerDDIMPipeline) -> FlowerDDIMPipeline:
         if self.compiled:
-            from ..compilation import compile_unet
+            from ..sampling.compilation import compile_unet
 
             compile_unet(pipe.unet)
         return pipe

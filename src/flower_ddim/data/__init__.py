@@ -1,0 +1,1 @@
+"""Pictures for a training: found, decoded once to uint8 pixels, and dealt out by step."""

@@ -1,0 +1,35 @@
+"""Which pictures make up the batch of a step: a function of the seed and the step, and of nothing else."""
+
+import torch
+
+from ..sampling.seeds import Purpose, seeded_generator
+
+
+class BatchSampler:
+    """Which pictures make up the global batch of an optimizer step, as a function of (seed, step) alone.
+
+    An epoch is `repeats` passes one after the other, each in a new order, cut into batches; the last partial batch is dropped.
+    A resumed run and a run on another number of processes therefore see the same batches.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, repeats: int = 1):
+        if num_images * repeats < batch_size:
+            raise ValueError(
+                f"{repeats} passes over {num_images} pictures are fewer than one batch of {batch_size}: lower `train_batch_size`."
+            )
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.repeats = repeats
+        self.batches_per_epoch = num_images * repeats // batch_size
+        self._epoch, self._order = -1, None
+
+    def __call__(self, step: int) -> torch.Tensor:
+        """Indices of the pictures of step `step` (counted from 0), shape (batch_size,)."""
+        epoch, position = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch:
+            passes = range(epoch * self.repeats, (epoch + 1) * self.repeats)
+            generators = [seeded_generator(self.seed, Purpose.ORDER, number) for number in passes]
+            self._epoch = epoch
+            self._order = torch.cat([torch.randperm(self.num_images, generator=generator) for generator in generators])
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]

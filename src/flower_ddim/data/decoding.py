@@ -1,0 +1,96 @@
+"""Encoded pictures of any kind -> uint8 pixels of one size, decoded once and kept in the cache of `datasets`."""
+
+import io
+import logging
+
+import fsspec
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+from ..pipelines.image_processing import upright_rgb
+from .image_array import ImageArray
+from .sources import image_column
+
+
+logger = logging.getLogger(__name__)
+
+# Part of the key under which `datasets` keeps decoded pixels; to be raised whenever decoding makes other pixels.
+PIXELS_VERSION = 1
+
+
+def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) -> PILImage.Image:
+    """Turns any picture into an RGB one of `resolution`² pixels, cut to its central square first unless told to squeeze it.
+
+    Antialiased (Pillow's bilinear filter grows with the reduction).
+    """
+    image = upright_rgb(image)
+    if center_crop:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if image.size != (resolution, resolution):
+        image = image.resize((resolution, resolution), PILImage.Resampling.BILINEAR)
+    return image
+
+
+def decode_batch(
+    rows: dict[str, list], column: str, resolution: int, center_crop: bool, version: int = PIXELS_VERSION
+) -> dict[str, list]:
+    """Pixels of encoded pictures, and of those that cannot be decoded the reason; a function for `datasets.map`.
+
+    `version` does nothing but tell `datasets`, which does not look into what a function calls, that an older cache is of no use.
+    """
+    decoded = {"pixels": [], "problem": []}
+    for encoded in rows[column]:
+        pixels, problem = b"", None
+        try:
+            data = encoded["bytes"]
+            if data is None:
+                with fsspec.open(
+                    encoded["path"], "rb"
+                ) as file:  # a local path, or an address on the Hub when streaming
+                    data = file.read()
+            with PILImage.open(io.BytesIO(data)) as image:
+                pixels = fit_image(image, resolution, center_crop).tobytes()
+        except Exception as error:  # Pillow's decoders raise whatever their format suggests
+            name = encoded["path"] if encoded and encoded["path"] else "a picture without a file name"
+            problem = f"{name} ({error})"
+        decoded["pixels"].append(pixels)
+        decoded["problem"].append(problem)
+    return decoded
+
+
+def decode_images(
+    dataset: Dataset, resolution: int, center_crop: bool = True, num_workers: int = 0, cache: str = "memory"
+) -> ImageArray:
+    """Decodes all pictures, once: the pixels go to the cache of `datasets`, where a second call finds them.
+
+    Pictures that cannot be decoded are reported by name and left out.
+
+    Args:
+        num_workers: processes that decode; 0 is this one.
+        cache: where the pixels are read from, see [`ImageArray`].
+
+    Raises:
+        ValueError: if not a single picture can be decoded.
+    """
+    column = image_column(dataset)
+    decoded = dataset.cast_column(column, Image(decode=False)).map(
+        decode_batch,
+        batched=True,
+        batch_size=64,
+        fn_kwargs={"column": column, "resolution": resolution, "center_crop": center_crop, "version": PIXELS_VERSION},
+        remove_columns=dataset.column_names,
+        features=Features({"pixels": Value("binary"), "problem": Value("string")}),
+        num_proc=num_workers or None,
+        desc="decoding pictures",
+    )
+    problems = [problem for problem in decoded["problem"] if problem]
+    if problems:
+        logger.warning(
+            f"{len(problems)} of {len(dataset)} pictures cannot be read and are skipped: {', '.join(problems)}"
+        )
+        if len(problems) == len(dataset):
+            raise ValueError(f"None of the {len(dataset)} pictures can be read, first {problems[0]}.")
+        decoded = decoded.filter(lambda problem: problem is None, input_columns="problem").flatten_indices()
+    return ImageArray(decoded, resolution, cache)

@@ -1,0 +1,78 @@
+"""Decoded pictures as one array of uint8 pixels, in memory or on disk, and their channel statistics."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import psutil
+from datasets import Dataset
+
+
+class ImageArray:
+    """Decoded pictures, indexed by arrays of positions: `images[indices]` is uint8 (B, H, W, C).
+
+    C is 1 where every picture is grey, else 3.
+
+    Args:
+        cache: `"memory"`, `"disk"` (memory-mapped) or `"auto"`: memory where the pixels fill less than half of what is free.
+    """
+
+    def __init__(self, decoded: Dataset, resolution: int, cache: str = "memory"):
+        self.chunks = [_chunk_pixels(chunk, resolution) for chunk in decoded.data.column("pixels").chunks]
+        self.is_grey = all((c[..., :1] == c).all() for c in self._parts())
+        in_memory = cache == "memory" or (
+            cache == "auto" and sum(c.nbytes for c in self.chunks) < psutil.virtual_memory().available / 2
+        )
+        if in_memory:
+            self.chunks = [np.concatenate(self.chunks)[..., : self.channels]]
+        self._starts = np.cumsum([0] + [len(c) for c in self.chunks])
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.is_grey else 3
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, indices) -> np.ndarray:
+        indices = np.asarray(indices)
+        which = np.searchsorted(self._starts, indices, side="right") - 1
+        pixels = [self.chunks[w][i] for w, i in zip(which, indices - self._starts[which], strict=True)]
+        return np.stack(pixels)[..., : self.channels]
+
+    def _parts(self) -> Iterator[np.ndarray]:
+        """All pixels, some pictures at a time, so that no more than these are in memory."""
+        for chunk in self.chunks:
+            for start in range(0, len(chunk), 256):
+                yield chunk[start : start + 256]
+
+    def channel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of every channel, as fractions of 255."""
+        return channel_statistics(part[..., : self.channels] for part in self._parts())
+
+
+def _chunk_pixels(chunk, resolution: int) -> np.ndarray:
+    """The pixels of an Arrow binary array as (N, H, W, 3), without a copy; the buffer may belong to a longer array."""
+    _, offsets, data = chunk.buffers()
+    start = int(np.frombuffer(offsets, dtype=np.int32)[chunk.offset])
+    pixels = np.frombuffer(data, dtype=np.uint8, count=len(chunk) * resolution**2 * 3, offset=start)
+    return pixels.reshape(-1, resolution, resolution, 3)
+
+
+def channel_statistics(parts) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every channel of uint8 images, given as arrays (N, H, W, C), as fractions of 255.
+
+    One pass, accumulated in integers, so the result does not depend on order or division.
+    """
+    count, sums, squares = 0, 0, 0
+    for images in parts:
+        pixels = images.reshape(-1, images.shape[-1]).astype(np.int64)
+        count += len(pixels)
+        sums = sums + pixels.sum(0)
+        squares = squares + (pixels**2).sum(0)
+    mean = sums / count
+    std = np.sqrt(squares / count - mean**2)
+    if (std == 0).any():
+        raise ValueError(
+            "A channel has the same value in all pixels of all pictures: there is nothing to learn from them."
+        )
+    return (mean / 255).tolist(), (std / 255).tolist()

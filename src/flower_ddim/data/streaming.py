@@ -1,0 +1,74 @@
+"""An endless stream of pictures, decoded on the fly, for data sets larger than the disk."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+from datasets import Image, IterableDataset
+from datasets.distributed import split_dataset_by_node
+
+from .decoding import decode_batch
+from .image_array import channel_statistics
+from .sources import image_column
+
+
+logger = logging.getLogger(__name__)
+
+STREAMING_SHUFFLE_BUFFER = 1024  # pictures; also how many the channel statistics of a streamed data set are taken from
+
+
+class StreamedImages:
+    """An endless stream of decoded pictures of one process's share of a data set, shuffled within a buffer."""
+
+    def __init__(self, dataset: IterableDataset, resolution: int, center_crop: bool, seed: int, rank: int, world: int):
+        self.column = image_column(dataset)
+        self.resolution = resolution
+        self.center_crop = center_crop
+        self.dataset = dataset.cast_column(self.column, Image(decode=False))
+        self.shuffled = split_dataset_by_node(self.dataset, rank, world).shuffle(
+            seed=seed, buffer_size=STREAMING_SHUFFLE_BUFFER
+        )
+        first = list(itertools.islice(self._decoded(self.dataset), STREAMING_SHUFFLE_BUFFER))
+        if not first:
+            raise ValueError("The data set holds no picture that can be read.")
+        first = np.stack(first)
+        self.channels = 1 if (first[..., :1] == first).all() else 3
+        self.statistics = channel_statistics([first[..., : self.channels]])
+        self._endless = self._repeat()
+
+    def next_batch(self, size: int) -> np.ndarray:
+        """The next `size` pictures, uint8 (size, H, W, C).
+
+        Raises:
+            ValueError: if a coloured one comes after a beginning of grey ones.
+        """
+        pictures = np.stack([next(self._endless) for _ in range(size)])
+        if self.channels == 1 and (pictures[..., :1] != pictures).any():
+            raise ValueError(
+                f"The first {STREAMING_SHUFFLE_BUFFER} pictures of the stream are grey, but there are coloured ones later: shuffle "
+                "the files, or take one kind out."
+            )
+        return pictures[..., : self.channels]
+
+    def _repeat(self) -> Iterator[np.ndarray]:
+        current_pass = 0
+        while True:
+            self.shuffled.set_epoch(current_pass)
+            count = 0
+            for count, pixels in enumerate(self._decoded(self.shuffled), start=1):  # noqa: B007
+                yield pixels
+            if count == 0:
+                raise ValueError(
+                    "The stream holds no picture that can be read, or fewer files than there are processes."
+                )
+            current_pass += 1
+
+    def _decoded(self, dataset: IterableDataset) -> Iterator[np.ndarray]:
+        for row in dataset:
+            decoded = decode_batch({self.column: [row[self.column]]}, self.column, self.resolution, self.center_crop)
+            if decoded["problem"][0]:
+                logger.warning(f"A picture cannot be read and is skipped: {decoded['problem'][0]}")
+            else:
+                shape = (self.resolution, self.resolution, 3)
+                yield np.frombuffer(decoded["pixels"][0], dtype=np.uint8).reshape(shape)

@@ -1,0 +1,204 @@
+"""How far one set of pictures is from another, in the feature space of some network: KID, Fréchet distance, precision, recall."""
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ..storage.files import write_bytes
+
+
+KID_SUBSET_SIZE = 400
+
+_DISTANCES_AT_A_TIME = 512  # rows of a matrix of distances, so that many pictures fit into memory
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of real pictures, computed once, that generated ones are compared with.
+
+    All features are kept and not only their mean and covariance, because KID, precision and recall compare single pictures.
+
+    Args:
+        features: float32 (N, D).
+        extractor: name of the network that they come from.
+        source: where the pictures come from, for the reader of a score.
+        resolution: side of the pictures in pixels.
+    """
+
+    features: torch.Tensor
+    extractor: str
+    source: str
+    resolution: int
+
+    def save(self, path: str | Path):
+        """Writes a safetensors file, and its folder where there is none."""
+        metadata = {"extractor": self.extractor, "source": self.source, "resolution": str(self.resolution)}
+        write_bytes(path, save({"features": self.features.contiguous()}, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Reference":
+        """Reads what [`save`] has written.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a reference.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no reference {path}: make one with `scripts/evaluate.py reference`.")
+        try:
+            with safe_open(path, "pt") as file:
+                known = file.metadata() or {}
+                return cls(file.get_tensor("features"), known["extractor"], known["source"], int(known["resolution"]))
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"{path} is not a reference ({error}): make one with `scripts/evaluate.py reference`."
+            ) from error
+
+
+class _Features(nn.Identity):
+    """Stands where torchmetrics expects a network that makes features: they are there already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+
+def compare(
+    generated: torch.Tensor,
+    reference: Reference,
+    kid_subset_size: int = KID_SUBSET_SIZE,
+) -> dict:
+    """All scores of generated pictures against real ones.
+
+    Args:
+        generated: features (N, D) from the network of the reference.
+        reference: features of the real pictures.
+        kid_subset_size: see [`kernel_distance`].
+
+    Returns:
+        `feature_extractor`, `reference`, `num_images`, `kid`, `frechet_distance`, `precision` and `recall`, ready for JSON.
+    """
+    check_possible(len(generated), len(reference.features), kid_subset_size)
+    precision, recall = precision_recall(generated, reference.features)
+    return {
+        "feature_extractor": reference.extractor,
+        "reference": {"name": reference.source, "num_images": len(reference.features)},
+        "num_images": len(generated),
+        "kid": kernel_distance(generated, reference.features, subset_size=kid_subset_size),
+        "frechet_distance": frechet_distance(generated, reference.features),
+        "precision": precision,
+        "recall": recall,
+    }
+
+
+def check_possible(num_generated: int, num_real: int, needed: int):
+    """Raises a ValueError where there are too few pictures for a score, saying how many are needed, or torchmetrics is missing."""
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise ValueError("Scores need the package torchmetrics: pip install 'flower-ddim[metrics]'.")
+    if min(num_generated, num_real) < needed:
+        raise ValueError(
+            f"There are {num_generated} generated and {num_real} real pictures, but this score needs at least {needed} of each: "
+            "take more pictures, or a smaller `kid_subset_size`."
+        )
+
+
+def kernel_distance(
+    generated: torch.Tensor, real: torch.Tensor, subsets: int = 100, subset_size: int = KID_SUBSET_SIZE, seed: int = 0
+) -> dict:
+    """Squared maximum mean discrepancy with the kernel (x·y/D + 1)³, unbiased: KID (Bińkowski et al. 2018, section 4).
+
+    Args:
+        generated, real: features (N, D) and (M, D).
+        subsets, subset_size: it is averaged over so many random subsets of that many features of either side.
+        seed: of the subsets.
+
+    Returns:
+        `mean` and standard deviation `std` over the subsets, and their number and size. Being unbiased, it is about 0, and may be
+        negative, for pictures of the same kind.
+
+    Raises:
+        ValueError: if there are too few features, saying how many are needed.
+    """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    if subset_size < 2 or subsets < 1:
+        raise ValueError(f"`subsets` is {subsets} and `subset_size` {subset_size}, but they must be at least 1 and 2.")
+    check_possible(len(generated), len(real), subset_size)
+    network = _Features(generated.shape[1])
+    with warnings.catch_warnings(action="ignore"):  # of the memory that all features take
+        metric = KernelInceptionDistance(network, subsets=subsets, subset_size=subset_size, sync_on_compute=False)
+    metric.update(real.double(), real=True)
+    metric.update(generated.double(), real=False)
+    with torch.random.fork_rng(devices=[]):  # its subsets are drawn from the global generator
+        torch.manual_seed(seed)
+        mean, std = metric.compute()
+    return {"mean": mean.item(), "std": std.item(), "subsets": subsets, "subset_size": subset_size}
+
+
+def frechet_distance(generated: torch.Tensor, real: torch.Tensor) -> float:
+    """Squared Fréchet distance ‖μ₁-μ₂‖² + tr(Σ₁+Σ₂-2√(Σ₁Σ₂)) of two sets of features (N, D), taken for normal ones.
+
+    In Inception's features this is the FID (Heusel et al. 2017, equation 6). It is biased upwards, the more so the fewer pictures
+    there are; compare only numbers that were made with the same number of pictures.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    check_possible(len(generated), len(real), 2)
+    metric = FrechetInceptionDistance(_Features(generated.shape[1]), sync_on_compute=False)
+    metric.update(real.double(), real=True)
+    metric.update(generated.double(), real=False)
+    return metric.compute().item()
+
+
+def precision_recall(generated: torch.Tensor, real: torch.Tensor, num_neighbours: int = 3) -> tuple[float, float]:
+    """Share of generated pictures among the real ones, and of real ones among the generated (Kynkäänniemi et al. 2019).
+
+    A picture counts as being among others if it lies in a ball around one of these that reaches to its `num_neighbours`-th
+    nearest neighbour (equations 1 to 3).
+
+    Raises:
+        ValueError: if there are too few features, saying how many are needed.
+    """
+    check_possible(len(generated), len(real), num_neighbours + 1)
+    return _share_among(generated, real, num_neighbours), _share_among(real, generated, num_neighbours)
+
+
+def _share_among(points: torch.Tensor, others: torch.Tensor, num_neighbours: int) -> float:
+    # A point is its own nearest neighbour, which does not count.
+    radii = torch.cat(
+        [torch.cdist(part, others).kthvalue(num_neighbours + 1).values for part in others.split(_DISTANCES_AT_A_TIME)]
+    )
+    among = [(torch.cdist(part, others) <= radii).any(1) for part in points.split(_DISTANCES_AT_A_TIME)]
+    return torch.cat(among).double().mean().item()
+
+
+def nearest(queries: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Euclidean distance (N,) and index (N,) of the candidate (M, D) next to each query (N, D)."""
+    queries, candidates = queries.double(), candidates.double()  # else the distance to a copy is rounding error, not 0
+    parts = [torch.cdist(part, candidates).min(1) for part in queries.split(_DISTANCES_AT_A_TIME)]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
+def markdown_table(metrics: dict) -> str:
+    """A score as a table, with everything that it depends on."""
+    kid, reference = metrics["kid"], metrics["reference"]
+    rows = [
+        ("KID × 1000", f"{1000 * kid['mean']:.1f} ± {1000 * kid['std']:.1f}"),
+        ("Fréchet distance", f"{metrics['frechet_distance']:.1f}"),
+        ("Precision", f"{metrics['precision']:.2f}"),
+        ("Recall", f"{metrics['recall']:.2f}"),
+    ]
+    lines = ["| score | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    how = (
+        f"{metrics['num_images']:,} images"
+        + (f", {metrics['num_inference_steps']} steps of {metrics['scheduler']}" if "scheduler" in metrics else "")
+        + f", against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
+        f"{metrics['feature_extractor']}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
+    )
+    return "\n".join([*lines, "", how]) + "\n"

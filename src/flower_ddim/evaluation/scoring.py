@@ -1,0 +1,208 @@
+"""Scores of a model: generates images, takes their features, and compares them with those of real ones."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from ..data.decoding import decode_images
+from ..data.image_array import ImageArray
+from ..data.sources import open_dataset
+from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
+from ..sampling.generate import generate_numbers, load_with_checksum
+from ..sampling.solvers import with_solver
+from .features import FeatureExtractor, load_extractor
+from .metrics import KID_SUBSET_SIZE, Reference, check_possible, compare, kernel_distance
+
+
+STEPS = (1, 2, 5, 10, 20, 50, 100)
+FEW_STEP_SOLVERS = ("ddim", "dpm++", "unipc")
+
+
+def real_images(data_dir: str | Path, split: str, resolution: int, cache_dir: str | None = None) -> ImageArray:
+    """The pictures of one split of a folder of Parquet files or pictures, cut to squares of `resolution` pixels."""
+    return decode_images(open_dataset(data_dir=str(data_dir), split=split, cache_dir=cache_dir), resolution)
+
+
+def real_features(images: ImageArray, extractor: FeatureExtractor, batch_size: int = 32) -> torch.Tensor:
+    """Features (N, D) of all pictures."""
+    starts = tqdm(range(0, len(images), batch_size), desc="features", unit="batch")
+    batches = (images[range(start, min(start + batch_size, len(images)))] for start in starts)
+    return extractor.extract(torch.from_numpy(batch).permute(0, 3, 1, 2) for batch in batches)
+
+
+def make_reference(
+    images: ImageArray, folder: str | Path, part: str, resolution: int, extractor: FeatureExtractor
+) -> Reference:
+    """The features of real pictures, under the name of the folder, and of the part of it, that they come from."""
+    source = f"{Path(folder).resolve().name}, {part}, {resolution}×{resolution} pixels"
+    return Reference(real_features(images, extractor), extractor.name, source, resolution)
+
+
+def generate_with_features(
+    pipe: FlowerDDIMPipeline,
+    extractor: FeatureExtractor,
+    num_images: int,
+    accelerator: Accelerator,
+    seed: int = 0,
+    batch_size: int = 32,
+    **options,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generates the images with the seeds `seed`, `seed` + 1, …, each process making its share.
+
+    Every process must call this and gets all images, uint8 (N, C, H, W), and their features (N, D), in the order of the seeds.
+
+    Args:
+        options: those of the pipeline, such as `num_inference_steps`.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    mine = range(rank, num_images, world)
+    starts = range(0, len(mine), batch_size)
+    images, features = [], []
+    for start in tqdm(starts, desc="generating", unit="batch", leave=False, disable=rank > 0):
+        generated = generate_numbers(pipe, mine[start : start + batch_size], seed, **options)
+        pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in generated])
+        images.append(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        features.append(extractor(images[-1]))
+    # As objects, since the shares differ in length; a process without an image has nothing to add.
+    shares = gather_object([(mine, torch.cat(images), torch.cat(features))] if images else [])
+    order = torch.tensor([number for numbers, _, _ in shares for number in numbers]).argsort()
+    return torch.cat([share[1] for share in shares])[order], torch.cat([share[2] for share in shares])[order]
+
+
+def score_folder(folder: str, reference: Reference, kid_subset_size: int = KID_SUBSET_SIZE) -> dict:
+    """Scores the pictures of a folder, cut to the size of those of the reference, see [`compare`]."""
+    images = real_images(folder, "train", reference.resolution)
+    check_possible(len(images), len(reference.features), kid_subset_size)
+    features = real_features(images, load_extractor(reference.extractor))
+    return {"images": _name(folder), **compare(features, reference, kid_subset_size)}
+
+
+class ScoredModel:
+    """A model whose images are compared with real ones; under `accelerate launch` processes share the work.
+
+    Args:
+        model: folder of a pipeline, or its id on the Hub.
+        reference: the real pictures; its feature extractor is used.
+        num_images, seed: what is generated, the images with the seeds `seed`, `seed` + 1, ….
+        batch_size: images that are generated at a time in each process.
+        dtype: of the network while it generates.
+        compile: whether to compile the network; `batch_size` should then divide the images of each process.
+        kid_subset_size: pictures in each of KID's random subsets.
+
+    Raises:
+        ValueError: if there are too few images for the scores, or the reference is of another size, before any is generated.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        reference: Reference,
+        num_images: int,
+        seed: int = 0,
+        batch_size: int = 32,
+        dtype: torch.dtype = torch.float32,
+        compile: bool = False,
+        kid_subset_size: int = KID_SUBSET_SIZE,
+    ):
+        check_possible(num_images, len(reference.features), kid_subset_size)
+        self.reference, self.num_images, self.kid_subset_size = reference, num_images, kid_subset_size
+        self.sampling = {"seed": seed, "batch_size": batch_size}
+        self.accelerator = Accelerator()
+        self.pipe, checksum = load_with_checksum(model, dtype, self.accelerator.device, compile)
+        height, width = self.pipe.latent_shape[1:]
+        if (height, width) != (reference.resolution,) * 2:
+            raise ValueError(
+                f"{model} makes pictures of {width}×{height} pixels, but the reference is of {reference.resolution}: make another "
+                f"with `scripts/evaluate.py reference --resolution {height}`."
+            )
+        self.record = {
+            "model": _name(model),
+            "weights": checksum,
+            "seed": seed,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        self.extractor = load_extractor(reference.extractor, self.accelerator.device)
+
+    def score(self, num_inference_steps: int = 20, solver: str = "ddim") -> dict:
+        """All scores, see [`compare`], and how the images were made. `solver` is one of [`SOLVERS`]."""
+        pipe = with_solver(self.pipe, solver)
+        start = time.perf_counter()
+        features = self._features(pipe, num_inference_steps)
+        return {
+            **self.record,
+            "num_inference_steps": num_inference_steps,
+            "scheduler": type(pipe.scheduler).__name__,
+            "seconds": round(time.perf_counter() - start, 3),
+            **compare(features, self.reference, self.kid_subset_size),
+        }
+
+    def quality_against_steps(self, steps: Sequence[int] = STEPS, solvers: Sequence[str] = FEW_STEP_SOLVERS) -> dict:
+        """KID for numbers of steps and solvers, always from the same noise.
+
+        Returns:
+            What it was measured with, and `rows` of `solver`, `num_inference_steps` (as many network evaluations) and `kid`.
+        """
+        rows = []
+        for solver in solvers:
+            pipe = with_solver(self.pipe, solver)
+            for number in steps:
+                features = self._features(pipe, number)
+                kid = kernel_distance(features, self.reference.features, subset_size=self.kid_subset_size)
+                rows.append({"solver": solver, "num_inference_steps": number, "kid": kid})
+        return {
+            **self.record,
+            "num_images": self.num_images,
+            "feature_extractor": self.reference.extractor,
+            "reference": {"name": self.reference.source, "num_images": len(self.reference.features)},
+            "rows": rows,
+        }
+
+    def _features(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> torch.Tensor:
+        options = self.sampling | {"num_inference_steps": num_inference_steps}
+        return generate_with_features(pipe, self.extractor, self.num_images, self.accelerator, **options)[1]
+
+
+def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20)) -> dict | None:
+    """The row with the fewest network evaluations whose KID is at most that of `standard` plus its standard deviation."""
+    bar = next((row for row in rows if (row["solver"], row["num_inference_steps"]) == standard), None)
+    if bar is None:
+        return None
+    good = [row for row in rows if row["kid"]["mean"] <= bar["kid"]["mean"] + bar["kid"]["std"]]
+    return min(good, key=lambda row: (row["num_inference_steps"], row["kid"]["mean"]))
+
+
+def steps_table(result: dict) -> str:
+    """The result of [`ScoredModel.quality_against_steps`] as a Markdown table, and which setting is as good as 20 steps of DDIM."""
+    rows = {(row["solver"], row["num_inference_steps"]): row["kid"] for row in result["rows"]}
+    solvers, numbers = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
+    lines = [f"| steps | {' | '.join(solvers)} |", "|---" * (len(solvers) + 1) + "|"]
+    for number in numbers:
+        kids = [
+            f"{1000 * rows[solver, number]['mean']:.1f} ± {1000 * rows[solver, number]['std']:.1f}"
+            for solver in solvers
+        ]
+        lines.append(f"| {number} | {' | '.join(kids)} |")
+    reference = result["reference"]
+    lines += [
+        "",
+        f"KID × 1000 of {result['num_images']:,} images from the same noise, against {reference['num_images']:,} real ones "
+        f"({reference['name']}), in the feature space of {result['feature_extractor']}; the network ran in {result['dtype']}.",
+    ]
+    best = fewest_steps(result["rows"])
+    if best:
+        lines.append(
+            f"The quality of 20 DDIM steps, within their standard deviation, takes {best['num_inference_steps']} network "
+            f"evaluations with {best['solver']}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _name(model: str) -> str:
+    """What to call a model in a record that others read: where its folder lies is nobody's business."""
+    return Path(model).resolve().name if Path(model).is_dir() else model

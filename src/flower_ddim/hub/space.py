@@ -1,0 +1,66 @@
+"""A Hugging Face Space of one's own: the page of `flower_ddim.app`, a model, and what they need, in one folder."""
+
+import importlib.metadata
+from pathlib import Path
+
+from huggingface_hub import RepoCard, SpaceCardData
+
+from ..pipelines.inlining import standalone_source
+from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
+
+
+# What the exported files import, of all that the package depends on.
+NEEDED = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "Pillow", "gradio")
+
+MAIN = """
+
+if __name__ == "__main__":
+    serve_folder(Path(__file__).parent / "model")
+"""
+
+DESCRIPTION = """
+# {title}
+
+A page to play with a small diffusion model: generate, watch, interpolate, find the noise behind a photograph. To run it at home:
+
+```bash
+pip install -r requirements.txt
+python app.py
+```
+
+The code is that of flower_ddim, under Apache-2.0; the licence of the model is that of whoever trained it.
+"""
+
+
+def write_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> list[Path]:
+    """Writes `app.py`, `requirements.txt`, `README.md` and the pipeline in `model/` into an empty folder; returns the files.
+
+    Nothing of it needs this package.
+
+    Raises:
+        ValueError: if Gradio is not installed, the version of which the Space would run.
+    """
+    folder = Path(folder)
+    try:
+        gradio_version = importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError("A Space is made for the installed Gradio: pip install 'flower-ddim[app]'.") from error
+    pipe.save_pretrained(folder / "model")
+    page = Path(__file__).parents[1] / "app" / "page.py"
+    (folder / "app.py").write_text(standalone_source(page) + MAIN, encoding="utf-8")
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
+    card = SpaceCardData(
+        title=title,
+        sdk="gradio",
+        sdk_version=gradio_version,
+        app_file="app.py",
+    )
+    RepoCard(f"---\n{card.to_yaml()}\n---\n{DESCRIPTION.format(title=title)}").save(folder / "README.md")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _requirements() -> list[str]:
+    """The lines of this package's own dependencies, extras included, that are needed there."""
+    lines = [line.partition(";")[0].strip() for line in importlib.metadata.requires("flower-ddim")]
+    names = {line: line.partition(">")[0].partition("<")[0].partition("=")[0] for line in lines}
+    return [line for line in lines if names[line] in NEEDED]

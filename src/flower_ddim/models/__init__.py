@@ -1,0 +1,1 @@
+"""The U-Net of the chapter, and its building blocks."""

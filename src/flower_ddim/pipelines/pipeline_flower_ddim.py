@@ -1,0 +1,339 @@
+"""Pipeline that generates images with a U-Net and a DDIM scheduler, interpolates between noises and inverts images."""
+
+import contextlib
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+
+import torch
+from diffusers import ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..models import unet_flower_ddim  # noqa: F401
+from ..schedulers import scheduling_flower_ddim  # noqa: F401
+
+# diffusers loads a component only from a module that is already imported.
+from .image_processing import fit_pixels, pixels
+from .portable import PortablePipeline
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class FlowerDDIMPipeline(PortablePipeline):
+    """Unconditional image generation in a few deterministic steps.
+
+    Args:
+        unet: a [`FlowerUNet2DModel`], or a stock `UNet2DModel`.
+        scheduler: a [`FlowerDDIMScheduler`], or any stock scheduler made from its configuration.
+
+    Latents are standardised images of shape (B, C, H, W): image = unet.config.image_mean + unet.config.image_std · latent, and
+    mean and standard deviation are 0.5 where the model has none. They are kept in float32 whatever the dtype of the
+    weights, whose rounding would be visible as banding.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(self, unet, scheduler):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of timesteps of the generation under way, or of the last one."""
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int = 20,
+        eta: float = 0.0,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[["FlowerDDIMPipeline", int, torch.Tensor, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+    ) -> ImagePipelineOutput | tuple:
+        """Generates images.
+
+        Args:
+            batch_size: number of images.
+            generator: source of the noise. A list gives every image a generator of its own, and then an image does not
+                depend on those generated with it.
+            num_inference_steps: network evaluations per image, any integer ≥ 1.
+            eta: η of DDIM in [0, 1]; 0 is deterministic. Other schedulers take only 0.
+            latents: initial noise of shape (batch_size, C, H, W) and unit variance instead of drawn noise. `batch_size` may
+                then be left at 1.
+            output_type: `"pil"`, `"np"` (batch_size, H, W, C) or `"pt"` (batch_size, C, H, W), both float32 in [0, 1], or
+                `"latent"`, standardised and not clipped.
+            return_dict: whether to return an [`~diffusers.ImagePipelineOutput`] or a tuple.
+            callback_on_step_end: called after every step as `callback(pipeline, step_index, timestep, {"latents": …})`;
+                the "latents" of the dictionary that it returns replace the current ones.
+            callback_on_step_end_tensor_inputs: what the callback is given; only "latents".
+
+        Returns:
+            The images, as `.images` or as the only element of a tuple.
+
+        Raises:
+            ValueError: for an argument out of range, naming the remedy.
+        """
+        batch_size = self._check_inputs(
+            batch_size, generator, num_inference_steps, eta, latents, output_type, callback_on_step_end_tensor_inputs
+        )
+        device = self._execution_device
+        if latents is None:
+            latents = randn_tensor(
+                (batch_size, *self.latent_shape), generator=generator, device=device, dtype=torch.float32
+            )
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps = self.scheduler.timesteps
+        self._num_timesteps = len(timesteps)
+        latents = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+        step_kwargs = self._step_kwargs(generator, eta)
+
+        with self._unet_in_eval_mode(), self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, timestep in enumerate(timesteps):
+                model_input = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
+                model_output = self.unet(model_input, timestep, return_dict=False)[0]
+                latents = self.scheduler.step(
+                    model_output.to(latents.dtype), timestep, latents, **step_kwargs, return_dict=False
+                )[0]
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
+                    latents = callback_on_step_end(self, i, timestep, tensors).pop("latents", latents)
+                progress_bar.update()
+
+        images = latents if output_type == "latent" else self.postprocess(latents, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def interpolate(
+        self, *anchors: torch.Tensor, num_images: int = 11, closed: bool = False, rescale: bool = False, **kwargs
+    ) -> ImagePipelineOutput | tuple:
+        """Generates the images on the way from one noise to the next, along a·cos(πw/2) + b·sin(πw/2) for w from 0 to 1.
+
+        On this path the variance stays at one where that of the ends is one, so every point of it is a noise that the model knows;
+        on a straight line it would fall to a half.
+
+        Args:
+            anchors: two or more noises, shape (C, H, W) or (1, C, H, W) each, or (N, C, H, W) for several of them.
+            num_images: number of images from one anchor to the next, both included, at least 2. An anchor between two
+                sections appears once, so N anchors make (N - 1)·(num_images - 1) + 1 images.
+            closed: whether to go on from the last anchor to the first, which is not repeated at the end: N·(num_images - 1)
+                images, an animation without a jump.
+            rescale: whether every point of the way is given the standard deviation between those of its two anchors (their
+                weighted geometric mean). For noises from [`invert`], whose deviations differ from one and from each other:
+                without this the stronger one covers the other over half of the way.
+            kwargs: what generation takes (`num_inference_steps`, `output_type`, …).
+        """
+        if not isinstance(num_images, numbers.Integral) or num_images < 2:
+            raise ValueError(f"`num_images` is {num_images!r}, but must be an integer >= 2: both ends are images too.")
+        noises = []
+        for i, noise in enumerate(anchors):
+            noise = noise[None] if noise.ndim == 3 else noise
+            self._check_latents(noise, noise.shape[0], f"anchors[{i}]")
+            noises.extend(noise.to(anchors[0].device, torch.float32))
+        if len(noises) < 2:
+            raise ValueError(f"{len(noises)} anchors were given, but it takes at least two to go from one to another.")
+        latents = self._path(torch.stack(noises), num_images, closed, rescale)
+        return self(batch_size=len(latents), latents=latents, **kwargs)
+
+    @staticmethod
+    def _path(anchors: torch.Tensor, num_images: int, closed: bool, rescale: bool) -> torch.Tensor:
+        """The noises that [`interpolate`] generates from, shape (number of images, C, H, W)."""
+        # Without its last point, a section does not repeat the first one of the next.
+        weights = torch.linspace(0, 1, num_images, device=anchors.device)[:-1].reshape(-1, 1, 1, 1)
+        cos, sin = torch.cos(weights * (math.pi / 2)), torch.sin(weights * (math.pi / 2))
+        scales = anchors.std((1, 2, 3), keepdim=True) if rescale else torch.ones_like(anchors[:, :1, :1, :1])
+        directions = anchors / scales
+        following = directions.roll(-1, 0), scales.roll(-1, 0)  # the last section leads back to the first anchor
+        sections = [
+            (cos * a + sin * b) * scale_a ** (1 - weights) * scale_b**weights
+            for a, scale_a, b, scale_b in zip(directions, scales, *following, strict=True)
+        ]
+        return torch.cat(sections if closed else [*sections[:-1], anchors[-1:]])
+
+    @torch.no_grad()
+    def invert(self, images, num_inference_steps: int = 20, num_fixed_point_iterations: int = 3) -> torch.Tensor:
+        """Finds the noise from which the deterministic sampler (η = 0) generates given images in as many steps.
+
+        The steps of the sampler are undone one by one, the last first. Each is an implicit equation for the noisier state,
+        solved by fixed-point iteration (see [`FlowerDDIMScheduler.invert_step`]) from what was predicted one state before; nothing
+        is clipped. The first one undone yields the image: there the noise that the network itself sees is put back.
+
+        Args:
+            images: what `preprocess` takes.
+            num_inference_steps: steps of the sampler, any integer ≥ 1; generate with the same number.
+            num_fixed_point_iterations: network evaluations per step, at least 1; see `docs/pictures.md` for what they buy.
+
+        Returns:
+            Noise of shape (B, C, H, W), float32, for `latents` of the call. Its standard deviation is near one only if the model
+            knows images like these well.
+
+        Raises:
+            ValueError: for images that cannot be used, and for a scheduler that does not sample by the same steps.
+        """
+        if not hasattr(self.scheduler, "invert_step") or self.scheduler.config.clip_sample:
+            raise ValueError(
+                f"The steps of this {type(self.scheduler).__name__} cannot be inverted: put a FlowerDDIMScheduler with "
+                "`clip_sample=False` into the pipeline, `FlowerDDIMScheduler.from_config(pipe.scheduler.config)` for instance."
+            )
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_fixed_point_iterations", num_fixed_point_iterations),
+        ):
+            self._check_count(name, value)
+        self._check_schedule()
+        device = self._execution_device
+        latents = self.preprocess(images).to(device)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        with self._unet_in_eval_mode(), self.progress_bar(total=num_inference_steps) as progress_bar:
+            model_output = None
+            for timestep in self.scheduler.timesteps.flip(0):
+                target = latents
+                if model_output is not None:  # that of the neighbouring state makes a good first guess, for nothing
+                    latents = self.scheduler.invert_step(model_output, timestep, target, target)
+                previous = None
+                for _ in range(num_fixed_point_iterations):
+                    model_output = self.unet(latents.to(self.unet.dtype), timestep, return_dict=False)[0]
+                    image = self.scheduler.invert_step(model_output, timestep, latents, target)
+                    latents, previous = self._accelerate(latents, image, previous)
+                progress_bar.update()
+        self.maybe_free_model_hooks()
+        return latents
+
+    @staticmethod
+    def _accelerate(guess: torch.Tensor, image: torch.Tensor, previous: tuple | None) -> tuple[torch.Tensor, tuple]:
+        """The next guess of a fixed point, for every picture by itself: Anderson acceleration that remembers one iterate.
+
+        Plain iteration takes the `image` of the guess under the map. Two residuals together tell more nearly where the fixed point
+        lies (Walker & Ni 2011, algorithm AA with m = 1): half the error for the same number of network evaluations.
+        """
+        residual = image - guess
+        if previous is None:
+            return image, (residual, image)
+        previous_residual, previous_image = previous
+        change = residual - previous_residual
+        norm = change.square().sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(change.dtype).tiny)
+        weight = (residual * change).sum((1, 2, 3), keepdim=True) / norm
+        # Next to the fixed point the residuals are rounding errors, of which no large weight may be made.
+        return image - weight.clamp(-2, 2) * (image - previous_image), (residual, image)
+
+    def preprocess(self, images) -> torch.Tensor:
+        """Turns pictures into standardised model input: the inverse of what generation does to its latents.
+
+        Pictures are cut to the proportions of the model around their centre, resized (bilinear, antialiased), and made grey or
+        coloured as the model needs.
+
+        Args:
+            images: a picture or a list of pictures of any size: PIL images of any mode, arrays (H, W), (H, W, C) or
+                (N, H, W, C), tensors (C, H, W) or (N, C, H, W); numbers are uint8 or floating point in [0, 1].
+
+        Returns:
+            Tensor of shape (N, C, H, W), float32: (image - image_mean) / image_std.
+
+        Raises:
+            ValueError: if there are no pictures, or for numbers out of range, NaN, and numbers of channels that make no sense.
+        """
+        images = images if isinstance(images, (list, tuple)) else [images]
+        pictures = [picture for image in images for picture in pixels(image)]
+        if not pictures:
+            raise ValueError("`images` is empty: give at least one picture.")
+        mean, std = self._statistics(torch.device("cpu"))
+        return (torch.cat([fit_pixels(picture[None], *self.latent_shape) for picture in pictures]) - mean) / std
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is generated and of the noise that it is generated from."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    def _check_inputs(
+        self, batch_size, generator, num_inference_steps, eta, latents, output_type, callback_tensor_inputs
+    ) -> int:
+        """Raises a ValueError for arguments that cannot be used; returns the number of images."""
+        self._check_count("batch_size", batch_size)
+        self._check_count("num_inference_steps", num_inference_steps)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` is {output_type!r}, but must be one of {', '.join(OUTPUT_TYPES)}.")
+        if not set(callback_tensor_inputs) <= set(self._callback_tensor_inputs):
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` is {callback_tensor_inputs}, but only "
+                f"{self._callback_tensor_inputs} can be asked for."
+            )
+        if latents is not None:
+            batch_size = latents.shape[0] if batch_size == 1 and latents.ndim == 4 else batch_size
+            self._check_latents(latents, batch_size, "latents")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(
+                f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for: give one generator an image, "
+                "or a single one."
+            )
+        self._check_schedule()
+        return batch_size
+
+    @staticmethod
+    def _check_count(name: str, value: int):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
+
+    def _check_schedule(self):
+        """Raises a ValueError where the U-Net and the scheduler mean different noise by the same timestep."""
+        if not hasattr(self.unet, "schedule"):  # a stock U-Net, which knows of none
+            return
+        ours, theirs = self.unet.schedule.alphas_cumprod(), getattr(self.scheduler, "alphas_cumprod", None)
+        # A stock scheduler's table is a cumulative product in float32; another schedule differs by far more.
+        if theirs is not None and (len(ours) != len(theirs) or (ours - theirs.cpu()).abs().max() > 1e-3):
+            raise ValueError(
+                f"The U-Net was made for another noise schedule, {self.unet.schedule}, than the scheduler: make that with "
+                "FlowerDDIMScheduler(schedule=…, min_signal_rate=…, max_signal_rate=…), and stock ones with "
+                "`from_config` from its configuration."
+            )
+
+    def _check_latents(self, latents: torch.Tensor, batch_size: int, name: str):
+        expected = (batch_size, *self.latent_shape)
+        if tuple(latents.shape) != expected:
+            raise ValueError(f"`{name}` has the shape {tuple(latents.shape)}, but must have {expected}.")
+        if not latents.is_floating_point():
+            raise ValueError(f"`{name}` has the dtype {latents.dtype}, but must be floating point noise.")
+
+    @contextlib.contextmanager
+    def _unet_in_eval_mode(self):
+        was_training = self.unet.training
+        self.unet.eval()
+        try:
+            yield
+        finally:
+            self.unet.train(was_training)
+
+    def _step_kwargs(self, generator, eta: float) -> dict:
+        """What the scheduler's `step` takes of `generator` and `eta`: stock schedulers differ."""
+        parameters = inspect.signature(self.scheduler.step).parameters
+        if eta and "eta" not in parameters:
+            raise ValueError(
+                f"`eta` is {eta}, but {type(self.scheduler).__name__} has no such setting: leave it at 0."
+            )
+        step_kwargs = {"eta": eta, "generator": generator}
+        return {name: value for name, value in step_kwargs.items() if name in parameters}
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the channels, shaped to go with images."""
+        values = (torch.as_tensor(self.unet.config.get(name, 0.5)) for name in ("image_mean", "image_std"))
+        return tuple(value.to(device, torch.float32).reshape(1, -1, 1, 1) for value in values)
+
+    def postprocess(self, latents: torch.Tensor, output_type: str = "pil"):
+        """De-standardises latents (B, C, H, W) and clips them to [0, 1]: `"pil"`, `"np"` or `"pt"` as in the call."""
+        mean, std = self._statistics(latents.device)
+        images = (latents * std + mean).clamp(0, 1)
+        if output_type == "pt":
+            return images
+        images = images.permute(0, 2, 3, 1).cpu().numpy()
+        return images if output_type == "np" else self.numpy_to_pil(images)

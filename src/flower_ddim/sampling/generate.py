@@ -1,0 +1,128 @@
+"""Many images into a folder, shared out between processes, going on where an earlier run stopped."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
+from ..storage.checksums import weights_checksum
+from ..storage.files import write_json
+from .compilation import compile_unet
+from .solvers import check_eta, with_solver
+
+
+OPTIONS_FILE = "generation.json"
+COMPARED_STEPS = (1, 2, 3, 4, 5, 20, 100)  # where images from the same noise stand side by side
+
+
+def generate_folder(
+    model: str,
+    output_dir: str | Path,
+    num_images: int,
+    num_inference_steps: int = 20,
+    eta: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    dtype: str = "float32",
+    compile: bool = False,
+    solver: str = "ddim",
+) -> Path:
+    """Generates `000000.png`, `000001.png`, … with the seeds `seed`, `seed` + 1, …, those that are not there yet.
+
+    Under `accelerate launch` every process makes its share. An image depends on its seed alone, not on the number of
+    processes, nor on the batch that it is made in but for rounding.
+
+    Args:
+        model: folder or Hub id of a pipeline.
+        output_dir: where the images go, beside `generation.json` with the options that made them.
+        batch_size: images that are generated at a time in each process.
+        dtype: that the network computes in, `"float32"`, `"bfloat16"` or `"float16"`.
+        compile: whether to compile the network, once for all batches; see [`compile_unet`].
+        solver: one of [`SOLVERS`].
+
+    Raises:
+        ValueError: if the folder holds images made with other options or weights, or a number is out of range.
+    """
+    if min(num_images, batch_size, num_inference_steps) < 1 or not 0 <= eta <= 1:
+        raise ValueError(
+            f"`num_images` = {num_images}, `batch_size` = {batch_size} and `num_inference_steps` = {num_inference_steps} must be "
+            f"at least 1, and `eta` = {eta} must lie in [0, 1]."
+        )
+    check_eta(eta, solver)
+    output_dir = Path(output_dir)
+    accelerator = Accelerator()
+    pipe, weights = load_with_checksum(model, getattr(torch, dtype), accelerator.device, compile)
+    pipe = with_solver(pipe, solver)
+    options = {"weights": weights, "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
+    options |= {"dtype": dtype} if dtype != "float32" else {}
+    options |= {"solver": solver} if solver != "ddim" else {}
+    with accelerator.main_process_first():
+        _claim_folder(output_dir, options)
+    mine = range(accelerator.process_index, num_images, accelerator.num_processes)
+    missing = [i for i in mine if not _image_path(output_dir, i).exists()]
+    with tqdm(
+        total=len(mine), initial=len(mine) - len(missing), unit="image", disable=not accelerator.is_main_process
+    ) as bar:
+        for start in range(0, len(missing), batch_size):
+            numbers = missing[start : start + batch_size]
+            # Compiled code is for one size of batch: to fill up the last one is quicker than to compile for what is left.
+            filling = numbers[-1:] * (min(batch_size, len(missing)) - len(numbers)) if compile else []
+            images = generate_numbers(
+                pipe, [*numbers, *filling], seed, num_inference_steps=num_inference_steps, eta=eta
+            )
+            for i, image in zip(numbers, images[: len(numbers)], strict=True):
+                unfinished = output_dir / f".{i:06}.png"
+                image.save(unfinished)
+                os.replace(unfinished, _image_path(output_dir, i))
+            bar.update(len(numbers))
+    accelerator.wait_for_everyone()
+    return output_dir
+
+
+def load_with_checksum(
+    model: str, dtype: torch.dtype, device: torch.device, compile: bool
+) -> tuple[FlowerDDIMPipeline, str]:
+    """A pipeline to generate many images with, and the checksum of its weights before they are rounded to `dtype`."""
+    pipe = FlowerDDIMPipeline.from_pretrained(model)
+    checksum = weights_checksum(pipe.unet.state_dict())
+    if dtype != torch.float32:  # loaded anew, since that keeps in float32 what needs it
+        pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype)
+    pipe.to(device)
+    if compile:
+        compile_unet(pipe.unet)
+    return pipe, checksum
+
+
+def generate_numbers(
+    pipe: FlowerDDIMPipeline, numbers: Sequence[int], seed: int, **options
+) -> list[PIL.Image.Image] | np.ndarray | torch.Tensor:
+    """The images `numbers` of the endless sequence that begins at `seed`; `options` are the pipeline's."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
+    return pipe(len(numbers), generators, **options).images
+
+
+def noise_of_seeds(pipe: FlowerDDIMPipeline, seeds: Iterable[int]) -> torch.Tensor:
+    """The noise that images of these seeds are generated from, (N, C, H, W)."""
+    generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+    return torch.stack([torch.randn(pipe.latent_shape, generator=generator) for generator in generators])
+
+
+def _image_path(output_dir: Path, number: int) -> Path:
+    return output_dir / f"{number:06}.png"
+
+
+def _claim_folder(output_dir: Path, options: dict):
+    """Writes the options beside the images, or makes sure that those that are there were made with the same."""
+    path = output_dir / OPTIONS_FILE
+    if not path.exists():
+        write_json(path, options)
+    earlier = json.loads(path.read_text())
+    if earlier != options:
+        raise ValueError(f"{output_dir} holds images made with {earlier}, not with {options}: name another folder.")

@@ -1,0 +1,318 @@
+"""DDIM sampling (Song et al. 2020) over continuous diffusion time, with the interface of diffusers' schedulers."""
+
+import numbers
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..storage.safe_loading import read_json_object
+from .noise_schedules import SCHEDULES, SIGNAL_RATE_FLOOR, DiffusionSchedule
+
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+@dataclass
+class FlowerDDIMSchedulerOutput(BaseOutput):
+    """Result of [`FlowerDDIMScheduler.step`].
+
+    Attributes:
+        prev_sample: x_{t'} at the next, less noisy timestep; after the last one the predicted image itself.
+        pred_original_sample: the image x̂_0 predicted from the current sample.
+    """
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor
+
+
+class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
+    """Denoising diffusion implicit models (Song et al. 2020), exact for every number of steps.
+
+    N steps visit the diffusion times u = 1, 1 - 1/N, …, 1/N, that is the timesteps T·u - 1, which need not be integers. The
+    last step returns the predicted image. `DDIMScheduler`, `DDPMScheduler`, `DPMSolverMultistepScheduler`,
+    `UniPCMultistepScheduler` and `EulerDiscreteScheduler` can each be made from this scheduler's configuration:
+    `DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`.
+
+    Args:
+        num_train_timesteps: number T of integer timesteps.
+        schedule, min_signal_rate, max_signal_rate: see [`DiffusionSchedule`]; must be those of the model.
+        prediction_type: what the model predicts: the noise (`"epsilon"`), the image (`"sample"`), or the velocity
+            signal_rate · ε - noise_rate · x_0 (`"v_prediction"`; Salimans & Ho 2022, appendix D).
+        clip_sample: whether to clip the predicted image to ±`clip_sample_range`. The noise is then derived anew from the
+            clipped image, without which η = 1 is not DDPM.
+
+    Raises:
+        ValueError: for an unknown schedule or prediction type, or impossible signal rates.
+    """
+
+    _compatibles = [
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DPMSolverMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "UniPCMultistepScheduler",
+    ]
+    order = 1
+    init_noise_sigma = 1.0
+
+    # What makes the stock schedulers compute the same thing. They read these entries from the configuration; here they are
+    # consequences of the arguments, not arguments.
+    _entries_for_stock_schedulers = {
+        "timestep_spacing": "trailing",
+        "set_alpha_to_one": True,
+        "final_sigmas_type": "zero",
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        schedule: str = "offset_cosine",
+        min_signal_rate: float = 0.02,
+        max_signal_rate: float = 0.95,
+        prediction_type: str = "epsilon",
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+    ):
+        self.schedule = DiffusionSchedule(schedule, min_signal_rate, max_signal_rate, num_train_timesteps)
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(
+                f"`prediction_type` is {prediction_type!r}, but must be one of {', '.join(PREDICTION_TYPES)}."
+            )
+        self.betas = self.schedule.betas().float()
+        self.alphas = 1.0 - self.betas
+        self.alphas_cumprod = self.schedule.alphas_cumprod().float()
+        self.final_alpha_cumprod = torch.tensor(1.0)
+
+        # `from_config` of another class drops what is listed as left at its default here and takes that class's default instead.
+        # The arguments that the stock schedulers share must not be dropped; ours should be, or they would be warned about.
+        names = {"schedule": "name", "min_signal_rate": "min_signal_rate", "max_signal_rate": "max_signal_rate"}
+        left_at_default = [
+            argument
+            for argument, field in names.items()
+            if getattr(self.schedule, field) == getattr(DiffusionSchedule, field)
+        ]
+        self.register_to_config(
+            trained_betas=self.schedule.betas().tolist(),
+            _use_default_values=left_at_default,
+            **self._entries_for_stock_schedulers,
+        )
+
+        self.num_inference_steps = None
+        self.timesteps = self.schedule.timestep(torch.arange(num_train_timesteps, 0, -1) / num_train_timesteps)
+        self._signal_rates = self._noise_rates = None
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        return read_json_object(json_file)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        # Derived entries are derived anew: a table that belongs to other arguments must not survive a change of these.
+        derived = ("trained_betas", *cls._entries_for_stock_schedulers)
+        own = {name: value for name, value in config_dict.items() if name not in derived}
+        if "schedule" not in config_dict and "schedule" not in kwargs:
+            own["schedule"] = cls._schedule_of(config_dict)
+        return super().extract_init_dict(own, **kwargs)
+
+    @staticmethod
+    def _schedule_of(config: dict) -> str:
+        """Name of the schedule of a configuration that a stock scheduler has written.
+
+        Raises:
+            ValueError: if it is none of ours, which a network trained with it would not do well with.
+        """
+        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+        given = {name: config[name] for name in names if config.get(name) is not None}
+        if given.keys() <= {"num_train_timesteps"}:
+            return DiffusionSchedule.name
+        table = DDPMScheduler(**given).alphas_cumprod
+        rates = {name: config[name] for name in ("min_signal_rate", "max_signal_rate") if name in config}
+        for name in SCHEDULES:
+            ours = DiffusionSchedule(name, num_train_timesteps=len(table), **rates).alphas_cumprod()
+            if (ours - table).abs().max() < 1e-3:  # the table is a cumulative product in float32
+                return name
+        stated = given.get("beta_schedule", "as `trained_betas` say")
+        raise ValueError(
+            f"The noise schedule of this configuration ({stated}) is none of {', '.join(SCHEDULES)}: keep its own scheduler."
+        )
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None):
+        """Chooses the timesteps of a generation: `timesteps`, float32, from T - 1 (u = 1) down to T/N - 1 (u = 1/N).
+
+        Args:
+            num_inference_steps: the number N of steps, any integer ≥ 1.
+            device: where to keep the timesteps.
+        """
+        if (
+            isinstance(num_inference_steps, bool)
+            or not isinstance(num_inference_steps, numbers.Integral)
+            or num_inference_steps < 1
+        ):
+            raise ValueError(f"`num_inference_steps` is {num_inference_steps!r}, but must be an integer >= 1.")
+        self.num_inference_steps = num_inference_steps
+        diffusion_time = torch.arange(num_inference_steps, 0, -1, dtype=torch.float64) / num_inference_steps
+        self.timesteps = self.schedule.timestep(diffusion_time).to(device, torch.float32)
+        signal_rates, noise_rates = self.schedule.rates(diffusion_time)
+        # What follows the last timestep is the predicted image itself: signal rate 1, noise rate 0.
+        self._signal_rates = torch.nn.functional.pad(signal_rates, (0, 1), value=1.0).to(device, torch.float32)
+        self._noise_rates = torch.nn.functional.pad(noise_rates, (0, 1), value=0.0).to(device, torch.float32)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | float | None = None) -> torch.Tensor:
+        """Returns `sample` as it is; other schedulers scale here."""
+        return sample
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor | float,
+        sample: torch.Tensor,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> FlowerDDIMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """One step of equation (12) of Song et al. 2020, from `timestep` to the one that follows it in `timesteps`.
+
+        Args:
+            model_output: prediction of the model, shape (B, C, H, W).
+            timestep: one of `timesteps` (the nearest is taken, since half precision cannot hold them all).
+            sample: the noisy images x_t, in the shape of `model_output`.
+            eta: η in [0, 1]: 0 is deterministic, 1 adds the noise of DDPM.
+            generator: source of the noise for η > 0, one for all images or one each.
+            variance_noise: the noise itself, instead of a generator.
+            return_dict: whether to return a [`FlowerDDIMSchedulerOutput`] or a tuple.
+
+        Returns:
+            `prev_sample` and `pred_original_sample`, in the dtype of `sample`; computed in float32 or better.
+        """
+        if self.num_inference_steps is None:
+            raise ValueError("`num_inference_steps` is not set: call `set_timesteps` before `step`.")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
+        if variance_noise is not None and generator is not None:
+            raise ValueError("Pass either `generator` or `variance_noise`, not both.")
+
+        # Names here -> names in the paper, in this package's terms
+        # - sample, prev_sample                      -> x_t, x_{t'}
+        # - pred_original_sample, pred_noise         -> x̂_0, ε_θ
+        # - signal_rate, prev_signal_rate            -> √ᾱ_t, √ᾱ_{t'}
+        # - noise_rate, prev_noise_rate              -> √(1-ᾱ_t), √(1-ᾱ_{t'})
+        # - std_dev                                  -> σ_t(η)
+
+        # 1. this timestep and the one that follows
+        index = self._index(timestep)
+        signal_rate, prev_signal_rate = self._signal_rates[index], self._signal_rates[index + 1]
+        noise_rate, prev_noise_rate = self._noise_rates[index], self._noise_rates[index + 1]
+
+        # 2. predicted image and noise
+        dtype = sample.dtype
+        compute_dtype = torch.promote_types(dtype, torch.float32)
+        sample, model_output = sample.to(compute_dtype), model_output.to(compute_dtype)
+        pred_original_sample, pred_noise = self._predictions(model_output, sample, signal_rate, noise_rate)
+        if self.config.clip_sample:
+            limit = self.config.clip_sample_range
+            pred_original_sample = pred_original_sample.clamp(-limit, limit)
+            pred_noise = (sample - signal_rate * pred_original_sample) / noise_rate
+
+        # 3. σ_t(η) of equation (16)
+        std_dev = 0.0
+        if eta > 0:
+            one_step_variance = 1 - (signal_rate / prev_signal_rate) ** 2
+            std_dev = eta * (prev_noise_rate / noise_rate) * one_step_variance.clamp(min=0).sqrt()
+
+        # 4. equation (12): signal, direction pointing to x_t, fresh noise
+        direction = (prev_noise_rate**2 - std_dev**2).clamp(min=0).sqrt() * pred_noise
+        prev_sample = prev_signal_rate * pred_original_sample + direction
+        if eta > 0:
+            if variance_noise is None:
+                variance_noise = randn_tensor(
+                    sample.shape, generator=generator, device=sample.device, dtype=compute_dtype
+                )
+            prev_sample = prev_sample + std_dev * variance_noise
+
+        prev_sample, pred_original_sample = prev_sample.to(dtype), pred_original_sample.to(dtype)
+        if not return_dict:
+            return prev_sample, pred_original_sample
+        return FlowerDDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
+
+    def invert_step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor | float,
+        sample: torch.Tensor,
+        prev_sample: torch.Tensor,
+    ) -> torch.Tensor:
+        """The sample which [`step`] with η = 0 takes to `prev_sample`, if the model predicts `model_output` at it.
+
+        Equation (12) of Song et al. 2020 solved for x_t. What the model predicts depends on x_t, so this is one iteration towards
+        a fixed point. It converges fastest with the quantity held that the network is smooth in: the noise of a network that
+        predicts noise, otherwise the velocity, with which nothing is divided by a small rate. With the angle whose cosine is
+        the signal rate, and its difference δ between the timesteps, the equation then reads x_{t'} = cos δ · x_t - sin δ · v.
+
+        Args:
+            model_output: prediction of the model at `sample`, shape (B, C, H, W).
+            timestep: the t of x_t, one of `timesteps` (the nearest is taken).
+            sample: the guess of x_t at which the model was asked.
+            prev_sample: x_{t'}; after the last timestep that is the image.
+        """
+        index = self._index(timestep)
+        signal_rate, prev_signal_rate = self._signal_rates[index], self._signal_rates[index + 1]
+        noise_rate, prev_noise_rate = self._noise_rates[index], self._noise_rates[index + 1]
+        dtype = sample.dtype
+        compute_dtype = torch.promote_types(dtype, torch.float32)
+        model_output, sample, prev_sample = (x.to(compute_dtype) for x in (model_output, sample, prev_sample))
+        if self.config.prediction_type == "epsilon":
+            pred_original_sample = (prev_sample - prev_noise_rate * model_output) / prev_signal_rate
+            guess = signal_rate.clamp(min=SIGNAL_RATE_FLOOR) * pred_original_sample + noise_rate * model_output
+        else:
+            pred_original_sample, pred_noise = self._predictions(model_output, sample, signal_rate, noise_rate)
+            velocity = signal_rate * pred_noise - noise_rate * pred_original_sample
+            cos = prev_signal_rate * signal_rate + prev_noise_rate * noise_rate
+            sin = prev_signal_rate * noise_rate - prev_noise_rate * signal_rate
+            guess = (prev_sample + sin * velocity) / cos
+        return guess.to(dtype)
+
+    def _index(self, timestep: torch.Tensor | float) -> torch.Tensor:
+        """Place of `timestep` in `timesteps`: looked up, as no arithmetic could miss it, and no device is waited for."""
+        return (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs().argmin()
+
+    def _predictions(
+        self, model_output: torch.Tensor, sample: torch.Tensor, signal_rate: torch.Tensor, noise_rate: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predicted image x̂_0 and predicted noise from what the model predicts (`prediction_type`)."""
+        if self.config.prediction_type == "epsilon":
+            return (sample - noise_rate * model_output) / signal_rate.clamp(min=SIGNAL_RATE_FLOOR), model_output
+        if self.config.prediction_type == "sample":
+            return model_output, (sample - signal_rate * model_output) / noise_rate
+        return signal_rate * sample - noise_rate * model_output, signal_rate * model_output + noise_rate * sample
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor | float
+    ) -> torch.Tensor:
+        """The forward process in closed form: signal_rate · x_0 + noise_rate · ε (Ho et al. 2020, equation 4).
+
+        Args:
+            original_samples, noise: shape (B, ...).
+            timesteps: in [-1, T - 1], integer or fractional, a number or a tensor of shape (), (1,) or (B,).
+        """
+        signal_rate, noise_rate = self._rates_at(timesteps, original_samples)
+        return (signal_rate * original_samples + noise_rate * noise).to(original_samples.dtype)
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor | float) -> torch.Tensor:
+        """The velocity signal_rate · ε - noise_rate · x_0 (Salimans & Ho 2022, appendix D); arguments as for `add_noise`."""
+        signal_rate, noise_rate = self._rates_at(timesteps, sample)
+        return (signal_rate * noise - noise_rate * sample).to(sample.dtype)
+
+    def _rates_at(self, timesteps: torch.Tensor | float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rates at any timesteps, shaped to multiply the samples `like`."""
+        diffusion_time = self.schedule.diffusion_time(torch.as_tensor(timesteps, device=like.device))
+        shape = (-1,) + (1,) * (like.ndim - 1)
+        return tuple(rate.reshape(shape) for rate in self.schedule.rates(diffusion_time))

@@ -1,0 +1,132 @@
+"""What the page can do, without a browser; tests/test_browser.py has one."""
+
+import threading
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from conftest import make_unet
+from PIL import Image, ImageOps
+
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim.app.page import MAX_PIXELS, SHOWN_SIDE, SOLVERS, Studio, build_page, open_photo, polite
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
+
+
+@pytest.fixture(scope="module")
+def studio(pipe):
+    return Studio(pipe)
+
+
+def photo(seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def distance(a, b):
+    """Mean absolute difference of two pictures, in grey levels."""
+    return np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).mean()
+
+
+def test_generation_is_shown_from_noise_to_picture(studio, pipe):
+    frames = list(studio.generate(3, 2, 25))
+    assert len(frames) == 9 and all(len(frame) == 2 for frame in frames)
+    assert frames[-1][0].size == (SHOWN_SIDE, SHOWN_SIDE)
+    seeds = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    for image, original in zip(frames[-1], pipe(2, generator=seeds, num_inference_steps=25).images, strict=True):
+        assert distance(image, original.resize(image.size, Image.Resampling.BICUBIC)) == 0
+    assert distance(frames[0][0], frames[-1][0]) > 10
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_generates(studio, pipe, solver):
+    steps_before = pipe.scheduler.num_inference_steps
+    *_, images = studio.generate(0, 1, 4, 0, solver)
+    assert images[0].size == (SHOWN_SIDE, SHOWN_SIDE)
+    assert type(pipe.scheduler) is FlowerDDIMScheduler and pipe.scheduler.num_inference_steps == steps_before != 4
+
+
+def test_whoever_stops_watching_stops_the_work(studio):
+    before = threading.active_count()
+    watching = studio.generate(0, 1, 100)
+    next(watching)
+    watching.close()
+    assert threading.active_count() == before
+
+
+def test_the_ends_of_the_way_are_the_seeds(studio):
+    *_, (a,) = studio.generate(5, 1, 6)
+    *_, (b,) = studio.generate(9, 1, 6)
+    way = studio.way_between_seeds(5, 9, 6)
+    for image, expected in ((way[0], a), (way[-1], b)):
+        assert distance(image, expected) < 1
+    for position, expected in ((0, a), (1, b), (0.5, way[4])):
+        assert distance(studio.between_seeds(5, 9, position, 6), expected) < 1
+    assert distance(a, b) > 10
+
+
+def test_photographs_are_inverted_rebuilt_and_blended(studio):
+    trained = Studio(FlowerDDIMPipeline.from_pretrained(PRETRAINED))
+    flower = Image.radial_gradient("L").convert("RGB")
+    (seen, _), (noise, _), (rebuilt, caption) = trained.rebuild(flower, 10)
+    error = distance(seen, rebuilt) / 255
+    assert error < 0.05 < distance(seen, noise) / 255
+    assert float(caption.removeprefix("rebuilt, error ")) == pytest.approx(error, abs=0.005)
+    other = ImageOps.invert(flower)
+    way = trained.blend(flower, other, 10)
+    assert len(way) == 9
+    for end, picture in ((way[0], flower), (way[-1], other)):
+        (original, _), *_ = trained.rebuild(picture, 1)
+        assert distance(end, original) < 0.1 * 255 < distance(way[4], original)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda s: next(s.generate(-1, 1, 1)), "seed is -1"),
+        (lambda s: next(s.generate(0, 17, 1)), "number of images is 17"),
+        (lambda s: next(s.generate(0, 1, 101)), "number of steps is 101"),
+        (lambda s: next(s.generate(0, 1, 1.5)), "whole number"),
+        (lambda s: next(s.generate(0, None, 1)), "number of images is None"),
+        (lambda s: next(s.generate(0, 1, 1, 2)), "eta"),
+        (lambda s: next(s.generate(0, 1, 1, 0.5, "euler")), "η belongs to ddim"),
+        (lambda s: next(s.generate(0, 1, 1, 0, "Runge-Kutta")), "There is no solver"),
+        (lambda s: s.between_seeds(0, 1, 1.5, 1), "position is 1.5"),
+        (lambda s: s.way_between_seeds(0, 1, 1000), "number of steps"),
+        (lambda s: s.rebuild(None, 1), "choose one first"),
+        (lambda s: s.blend(photo(1), None, 1), "choose one first"),
+        (lambda s: s.blend(photo(1), photo(2), 1e9), "number of steps"),
+    ],
+)
+def test_a_request_out_of_bounds_is_refused_politely(studio, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(studio)
+    with pytest.raises(gr.Error, match=message):
+        polite(call)(studio)
+
+
+def test_only_pictures_of_a_bounded_size_are_opened(tmp_path):
+    picture = tmp_path / "picture.png"
+    photo(1).save(picture)
+    assert open_photo(picture).size == (50, 40)
+    photo(1).save(tmp_path / "other.eps")  # Pillow reads these with Ghostscript, if that is installed
+    with pytest.raises(ValueError, match="is no picture that can be read"):
+        open_photo(tmp_path / "other.eps")
+    for name, content in (("text.png", b"hello"), ("cut.png", picture.read_bytes()[:600]), ("empty.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="is no picture that can be read"):
+            open_photo(tmp_path / name)
+    Image.new("L", (MAX_PIXELS // 1000 + 1, 1000)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match="30,001,000 pixels"):
+        open_photo(tmp_path / "large.png")
+
+
+def test_the_buttons_share_one_place_in_the_queue(pipe):
+    page = build_page(pipe)
+    assert len(page.fns) == 5
+    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in page.fns.values()} == {("studio", 1)}

@@ -1,0 +1,153 @@
+"""Every number of a card comes from a file, and the card of the shipped model is up to date."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, make_unet
+from huggingface_hub import ModelCard
+
+from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim.hub.model_card import FLOWERS, Sources, render_model_card, write_model_card
+from flower_ddim.hub.upload import prepare_upload
+from flower_ddim.storage.checksums import network_weights, weights_checksum
+
+
+EVALUATION = {
+    "model": "somewhere",
+    "num_images": 2000,
+    "num_inference_steps": 20,
+    "scheduler": "FlowerDDIMScheduler",
+    "seed": 7,
+    "feature_extractor": "efficientnet_lite0",
+    "reference": {"name": "/home/somebody/held-out flowers", "num_images": 819},
+    "kid": {"mean": 0.0123, "std": 0.0004, "subsets": 50, "subset_size": 400},
+    "frechet_distance": 45.678,
+    "precision": 0.61,
+    "recall": 0.42,
+    "seconds": 12.3,
+}
+OPTIONS = {"learning_rate": 0.002, "loss": "mse", "train_batch_size": 64, "block_out_channels": [8, 16]}
+PLACES = (
+    "train_data_dir",
+    "output_dir",
+    "cache_dir",
+    "init_from",
+    "hub_token",
+    "model_config_name_or_path",
+    "schedule",
+)
+OPTIONS |= {"growth_steps": [5, 3]}
+OPTIONS |= dict.fromkeys(PLACES, "/home/somebody")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
+    pipe.save_pretrained(folder)
+    (folder / "metrics.json").write_text(json.dumps(EVALUATION))
+    (folder / "training.yaml").write_text(yaml.safe_dump({"options": OPTIONS}))
+    lines = [{"step": i, "images": 64 * i, "loss": 1 / i} for i in range(1, 21)]
+    lines.append({"step": 20, "images": 1280, "validation_loss_ema": 0.0456})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "notes.md").write_text("Blue ones look best.\n")
+    return folder
+
+
+def test_the_shipped_card_is_up_to_date(run_script, tmp_path):
+    run_script("model_card.py", "--output", tmp_path / "card.md")
+    remedy = "model_card.md is out of date: render it with `python scripts/model_card.py`"
+    assert (tmp_path / "card.md").read_text() == (ROOT / "model_card.md").read_text(), remedy
+    card = ModelCard.load(ROOT / "model_card.md")
+    for line in card.text.splitlines():
+        if line.startswith("!["):
+            assert (ROOT / line.rpartition("(")[2].rstrip(")")).is_file(), line
+
+
+def test_metadata_and_tables_hold_the_measured_numbers(folder):
+    card = render_model_card(Sources.read(folder, folder), "my-flowers", "me/my-flowers", FLOWERS, license="cc0-1.0")
+    data = card.data.to_dict()
+    assert data["library_name"] == "diffusers" and data["pipeline_tag"] == "unconditional-image-generation"
+    assert data["license"] == "cc0-1.0" and data["datasets"] == [FLOWERS] and "flowers" in data["tags"]
+    (model,) = data["model-index"]
+    (result,) = model["results"]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values == {"kid": 12.3, "frechet-distance": 45.678, "precision": 0.61, "recall": 0.42}
+    assert "KID × 1000 (2000 images, efficientnet_lite0)" in str(result["metrics"])
+    for text in (
+        "| KID × 1000 | 12.30 ± 0.40 |",
+        "2,000 generated pictures (seeds from 7, 20 steps of FlowerDDIMScheduler) against 819 of held-out flowers",
+        "KID over 50 subsets of 400",
+        "| learning_rate | 0.002 |",
+        "--learning_rate 0.002",
+        "--block_out_channels 8 16",
+        "20 optimizer steps on 1,280 pictures.",
+        "the first 512 of them were average-pooled",
+        "--growth_steps 5 3",
+        "--init_from EARLIER_MODEL",
+        "The licence of the weights is cc0-1.0.",
+        "were those of an earlier model",
+        f"steps 19 to 20: {(1 / 19 + 1 / 20) / 2:.3f} (mean squared error of the noise)",
+        "validation pictures: 0.046",
+        "Blue ones look best.",
+        "state no licence",
+        "nilsback2008automated",
+        'FlowerDDIMPipeline.from_pretrained("me/my-flowers")',
+        'DiffusionPipeline.from_pretrained("me/my-flowers", trust_remote_code=True)',
+    ):
+        assert text in card.text, text
+    assert "/home/somebody" not in str(card)
+
+
+def test_scores_of_other_weights_are_left_out(folder, tmp_path, caplog):
+    records = shutil.copytree(folder, tmp_path / "trained-further")
+    for checksum, expected in ((weights_checksum(network_weights(folder)), True), ("of what it was before", False)):
+        (records / "metrics.json").write_text(json.dumps(EVALUATION | {"weights": checksum}))
+        assert (Sources.read(folder, records).evaluation is not None) is expected
+    assert "score the model again" in caplog.text
+
+
+def test_scores_of_weights_that_are_stored_in_half_precision_are_known_again(folder, tmp_path):
+    half = tmp_path / "half"
+    FlowerDDIMPipeline.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(half)
+    loaded = FlowerDDIMPipeline.from_pretrained(half)
+    assert weights_checksum(network_weights(half)) == weights_checksum(loaded.unet.state_dict())
+
+
+def test_a_pipeline_of_a_variant_is_uploaded_without_the_records_of_another(folder, tmp_path):
+    FlowerDDIMPipeline.from_pretrained(folder).save_pretrained(tmp_path / "variant", variant="fp16")
+    pipe = FlowerDDIMPipeline.from_pretrained(tmp_path / "variant", variant="fp16")
+    prepare_upload(pipe, tmp_path / "upload", "me/variant")
+    assert "no record of the training" in (tmp_path / "upload" / "README.md").read_text()
+
+
+def test_what_is_known_of_a_folder_is_not_told_of_another_network(folder, tmp_path):
+    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+    prepare_upload(pipe, tmp_path / "same", "me/same")
+    assert "| learning_rate | 0.002 |" in (tmp_path / "same" / "README.md").read_text()
+    pipe.unet.conv_out.bias.data += 1
+    prepare_upload(pipe, tmp_path / "other", "me/other")
+    assert "no record of the training" in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_what_is_not_known_is_said_not_to_be(folder, tmp_path):
+    bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.md", "training*", "metrics*"))
+    card = render_model_card(Sources.read(bare, bare), "x", "me/x")
+    assert "have not been evaluated" in card.text and "no record of the training" in card.text
+    assert "model-index" not in card.data.to_dict() and "datasets" not in card.data.to_dict()
+    assert "Data: a folder of pictures" in card.text and "flowers in" not in card.text and "Oxford" not in card.text
+    assert "rights in the pictures" in card.text
+    assert "license" not in card.data.to_dict() and "No licence of the weights" in card.text
+
+
+def test_a_written_card_has_its_pictures(folder, tmp_path):
+    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+    pipe.save_pretrained(tmp_path)
+    write_model_card(pipe, tmp_path, records=folder, name="my-flowers", repo_id="me/my-flowers")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.model_name == "my-flowers"
+    for name in ("samples.png", "steps.png", "interpolation.png"):
+        assert f"]({name})" in card.text and (tmp_path / name).stat().st_size > 1000

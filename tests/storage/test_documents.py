@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from flower_ddim import PRETRAINED
+from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
+from flower_ddim.evaluation.memorization import memorization_table
+from flower_ddim.evaluation.metrics import markdown_table
+from flower_ddim.evaluation.scoring import steps_table
+from flower_ddim.storage.documents import replace_block
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
+    document = tmp_path / "doc.md"
+    document.write_text("a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\nkept\n<!-- /y -->\n")
+    replace_block(document, "x", "new\n")
+    replace_block(document, "x", "newer\n")
+    assert document.read_text() == "a\n<!-- x -->\nnewer\n<!-- /x -->\nb\n<!-- y -->\nkept\n<!-- /y -->\n"
+
+
+@pytest.mark.parametrize("text", ["", "<!-- x -->\n", "<!-- /x -->\n<!-- x -->\n"])
+def test_a_document_without_the_marks_is_left_alone(tmp_path, text):
+    document = tmp_path / "doc.md"
+    document.write_text(text)
+    with pytest.raises(ValueError, match="<!-- x --> and <!-- /x -->"):
+        replace_block(document, "x", "new\n")
+    assert document.read_text() == text
+
+
+def block(document, name):
+    return (ROOT / document).read_text().split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+
+
+def test_numbers_stand_in_the_documents_as_they_were_measured():
+    score = json.loads((Path(PRETRAINED) / "metrics.json").read_text())
+    assert block("docs/evaluation.md", "score") == markdown_table(score)
+    steps = json.loads((ROOT / "docs" / "evaluation" / "steps.json").read_text())
+    assert block("docs/evaluation.md", "steps") == steps_table(steps)
+    for name, tables in (("compare", comparison_tables), ("sizes", sizes_tables)):
+        result = json.loads((ROOT / "docs" / "performance" / f"{name}.json").read_text())
+        for mark, table in tables(result).items():
+            assert block("docs/performance.md", mark) == table
+    report = json.loads((ROOT / "docs" / "evaluation" / "overfitting.json").read_text())["memorization"]
+    assert block("docs/evaluation.md", "overfitting") == memorization_table(report)
