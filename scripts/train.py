@@ -6,7 +6,7 @@ With GPUs or on several machines: `accelerate launch scripts/train.py …`.
 import sys
 
 from flower_ddim.commands.entrance import run
-from flower_ddim.training.config import parse_config
+from flower_ddim.training.arguments import parse_config
 from flower_ddim.training.trainer import train
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from flower_ddim.training.config import TrainingConfig, parse_config
+from flower_ddim.training.arguments import parse_config
+from flower_ddim.training.config import TrainingConfig
 
 
 SOURCE = ["--train_data_dir", "pictures"]
