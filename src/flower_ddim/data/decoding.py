@@ -4,10 +4,11 @@ import io
 import logging
 
 import fsspec
+import numpy as np
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from ..pipelines.image_processing import upright_rgb
+from ..pipelines.image_processing import crop_and_resize, upright_rgb
 from .image_array import ImageArray
 from .sources import image_column
 
@@ -15,22 +16,16 @@ from .sources import image_column
 logger = logging.getLogger(__name__)
 
 # Part of the key under which `datasets` keeps decoded pixels; to be raised whenever decoding makes other pixels.
-PIXELS_VERSION = 1
+PIXELS_VERSION = 2
 
 
-def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) -> PILImage.Image:
-    """Turns any picture into an RGB one of `resolution`² pixels, cut to its central square first unless told to squeeze it.
+def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) -> np.ndarray:
+    """RGB pixels (resolution, resolution, 3) of any picture, uint8: of its central square, or of all of it squeezed.
 
-    Antialiased (Pillow's bilinear filter grows with the reduction).
+    They are what `FlowerDDIMPipeline.preprocess` sees, rounded once.
     """
-    image = upright_rgb(image)
-    if center_crop:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    if image.size != (resolution, resolution):
-        image = image.resize((resolution, resolution), PILImage.Resampling.BILINEAR)
-    return image
+    array = np.asarray(upright_rgb(image), dtype=np.float32) / 255
+    return (255 * crop_and_resize(array, resolution, resolution, center_crop)).round().astype(np.uint8)
 
 
 def decode_batch(
@@ -46,9 +41,8 @@ def decode_batch(
         try:
             data = encoded["bytes"]
             if data is None:
-                with fsspec.open(
-                    encoded["path"], "rb"
-                ) as file:  # a local path, or an address on the Hub when streaming
+                # A local path, or an address on the Hub when streaming.
+                with fsspec.open(encoded["path"], "rb") as file:
                     data = file.read()
             with PILImage.open(io.BytesIO(data)) as image:
                 pixels = fit_image(image, resolution, center_crop).tobytes()

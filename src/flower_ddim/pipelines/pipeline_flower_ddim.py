@@ -245,7 +245,7 @@ class FlowerDDIMPipeline(PortablePipeline):
         if not pictures:
             raise ValueError("`images` is empty: give at least one picture.")
         mean, std = self._statistics(torch.device("cpu"))
-        return (torch.cat([fit_pixels(picture[None], *self.latent_shape) for picture in pictures]) - mean) / std
+        return (torch.stack([fit_pixels(picture, *self.latent_shape) for picture in pictures]) - mean) / std
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
