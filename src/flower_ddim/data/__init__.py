@@ -1,1 +1,1 @@
-"""Pictures for a training: found, decoded once to uint8 pixels, and dealt out by step."""
+"""Finds pictures for a training, decodes them once to uint8 pixels, and chooses those of every step."""

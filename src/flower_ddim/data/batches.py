@@ -1,4 +1,4 @@
-"""Which pictures make up the batch of a step: a function of the seed and the step, and of nothing else."""
+"""Chooses the pictures of every batch from the seed and the step alone."""
 
 import torch
 
@@ -6,10 +6,10 @@ from ..sampling.seeds import Purpose, seeded_generator
 
 
 class BatchSampler:
-    """Which pictures make up the global batch of an optimizer step, as a function of (seed, step) alone.
+    """Chooses the pictures of the global batch of an optimizer step, as a function of (seed, step) alone.
 
-    An epoch is `repeats` passes one after the other, each in a new order, cut into batches; the last partial batch is dropped.
-    A resumed run and a run on another number of processes therefore see the same batches.
+    An epoch is `repeats` passes over the pictures, each in a new order. It is cut into batches, and a partial one at its end is
+    left out. A resumed run sees the same batches as one without a break, and so does a run on another number of processes.
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int, repeats: int = 1):

@@ -1,4 +1,4 @@
-"""Encoded pictures of any kind -> uint8 pixels of one size, decoded once and kept in the cache of `datasets`."""
+"""Decodes pictures of any kind to uint8 pixels of one size, once: the cache of `datasets` keeps them."""
 
 import io
 import logging
@@ -15,12 +15,12 @@ from .sources import image_column
 
 logger = logging.getLogger(__name__)
 
-# Part of the key under which `datasets` keeps decoded pixels; to be raised whenever decoding makes other pixels.
+# Part of the key under which `datasets` keeps decoded pixels. Raise it whenever decoding gives other pixels.
 PIXELS_VERSION = 2
 
 
 def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) -> np.ndarray:
-    """RGB pixels (resolution, resolution, 3) of any picture, uint8: of its central square, or of all of it squeezed.
+    """Resizes the central square of any picture, or squeezes all of it, to RGB pixels (resolution, resolution, 3), uint8.
 
     They are what `FlowerDDIMPipeline.preprocess` sees, rounded once.
     """
@@ -31,9 +31,9 @@ def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) 
 def decode_batch(
     rows: dict[str, list], column: str, resolution: int, center_crop: bool, version: int = PIXELS_VERSION
 ) -> dict[str, list]:
-    """Pixels of encoded pictures, and of those that cannot be decoded the reason; a function for `datasets.map`.
+    """Decodes pictures to pixels, or says why it cannot; a function for `datasets.map`.
 
-    `version` does nothing but tell `datasets`, which does not look into what a function calls, that an older cache is of no use.
+    `version` only changes the key of the cache: `datasets` does not notice a change in what this function calls.
     """
     decoded = {"pixels": [], "problem": []}
     for encoded in rows[column]:
@@ -59,11 +59,11 @@ def decode_images(
 ) -> ImageArray:
     """Decodes all pictures, once: the pixels go to the cache of `datasets`, where a second call finds them.
 
-    Pictures that cannot be decoded are reported by name and left out.
+    Logs the names of pictures that it cannot decode, and leaves them out.
 
     Args:
-        num_workers: processes that decode; 0 is this one.
-        cache: where the pixels are read from, see [`ImageArray`].
+        num_workers: number of processes that decode; with 0 this one does.
+        cache: where to read the pixels from, see [`ImageArray`].
 
     Raises:
         ValueError: if not a single picture can be decoded.

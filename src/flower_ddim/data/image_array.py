@@ -13,16 +13,16 @@ class ImageArray:
     C is 1 where every picture is grey, else 3.
 
     Args:
-        cache: `"memory"`, `"disk"` (memory-mapped) or `"auto"`: memory where the pixels fill less than half of what is free.
+        cache: `"memory"`, `"disk"` (memory-mapped) or `"auto"`: memory if the pixels fill less than half of what is free.
     """
 
     def __init__(self, decoded: Dataset, resolution: int, cache: str = "memory"):
         self.chunks = [_chunk_pixels(chunk, resolution) for chunk in decoded.data.column("pixels").chunks]
-        self.is_grey = all((c[..., :1] == c).all() for c in self._parts())
-        in_memory = cache == "memory" or (
-            cache == "auto" and sum(c.nbytes for c in self.chunks) < psutil.virtual_memory().available / 2
-        )
-        if in_memory:
+        self.is_grey = all(map(are_grey, self._parts()))
+        if cache == "auto":
+            fits = sum(c.nbytes for c in self.chunks) < psutil.virtual_memory().available / 2
+            cache = "memory" if fits else "disk"
+        if cache == "memory":
             self.chunks = [np.concatenate(self.chunks)[..., : self.channels]]
         self._starts = np.cumsum([0] + [len(c) for c in self.chunks])
 
@@ -40,7 +40,7 @@ class ImageArray:
         return np.stack(pixels)[..., : self.channels]
 
     def _parts(self) -> Iterator[np.ndarray]:
-        """All pixels, some pictures at a time, so that no more than these are in memory."""
+        """Yields all pixels, those of a few pictures at a time, so that only these are in memory."""
         for chunk in self.chunks:
             for start in range(0, len(chunk), 256):
                 yield chunk[start : start + 256]
@@ -51,17 +51,22 @@ class ImageArray:
 
 
 def _chunk_pixels(chunk, resolution: int) -> np.ndarray:
-    """The pixels of an Arrow binary array as (N, H, W, 3), without a copy; the buffer may belong to a longer array."""
+    """Views the pixels of an Arrow binary array as (N, H, W, 3). Its buffer may belong to a longer array."""
     _, offsets, data = chunk.buffers()
     start = int(np.frombuffer(offsets, dtype=np.int32)[chunk.offset])
     pixels = np.frombuffer(data, dtype=np.uint8, count=len(chunk) * resolution**2 * 3, offset=start)
     return pixels.reshape(-1, resolution, resolution, 3)
 
 
+def are_grey(images: np.ndarray) -> bool:
+    """Whether all channels of images (N, H, W, C) are the same."""
+    return bool((images[..., :1] == images).all())
+
+
 def channel_statistics(parts) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every channel of uint8 images, given as arrays (N, H, W, C), as fractions of 255.
 
-    One pass, accumulated in integers, so the result does not depend on order or division.
+    One pass that adds integers, so the result does not depend on the order or on the division into arrays.
     """
     count, sums, squares = 0, 0, 0
     for images in parts:

@@ -1,4 +1,4 @@
-"""Where pictures come from: a data set on the Hub, Parquet files, or a folder of pictures; its splits, and its image column."""
+"""Opens pictures: a data set on the Hub, Parquet files, or a folder of pictures; finds splits and the image column."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..sampling.seeds import Purpose, seeded_generator
 
 logger = logging.getLogger(__name__)
 
-# What the folder of a split may be called, in a folder of pictures.
+# Names that the folder of a split may have, in a folder of pictures.
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -52,7 +52,7 @@ def open_splits(
     cache_dir: str | None = None,
     streaming: bool = False,
 ) -> dict[str, Dataset | IterableDataset]:
-    """All splits of a data set by name; arguments and errors are those of [`open_dataset`]."""
+    """Opens all splits of a data set, by name; arguments and errors are those of [`open_dataset`]."""
     if (dataset_name is None) == (data_dir is None):
         raise ValueError("Give the pictures either as `dataset_name` (on the Hub) or as `train_data_dir` (a folder).")
     source = dataset_name or data_dir
@@ -62,7 +62,7 @@ def open_splits(
         if data_dir is not None and (files := _picture_files(Path(data_dir))):
             folder = {"data_dir": str(Path(data_dir).resolve()), "data_files": files}
             return load_dataset("imagefolder", cache_dir=cache_dir, streaming=streaming, **folder)
-        source = dataset_name or str(Path(data_dir).resolve())  # or a folder's name could be that of a kind of data
+        source = dataset_name or str(Path(data_dir).resolve())  # a relative name could be that of a kind of data
         return load_dataset(source, config_name, cache_dir=cache_dir, streaming=streaming)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"There is no data set {source!r} on the Hub that you can read.") from error
@@ -75,10 +75,10 @@ def open_splits(
 
 
 def _picture_files(folder: Path) -> dict[str, str] | None:
-    """Which files make up which split of a folder of pictures; `None` if it is one of Parquet or other files.
+    """The files of every split of a folder of pictures; `None` for a folder of Parquet or other files.
 
-    Left to itself `datasets` takes every "train" or "test" in the name of a file for that of a split, and then leaves out
-    the files without one. Here only folders at the top are splits, and only where one of them is for training.
+    On its own, `datasets` takes every "train" or "test" in the name of a file for a split, and then leaves out all files
+    without one. Here only folders at the top are splits, and only if one of them is for training.
     """
     files = [file.relative_to(folder) for file in folder.rglob("*")]
     pictures = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
@@ -92,7 +92,7 @@ def _picture_files(folder: Path) -> dict[str, str] | None:
 
 
 def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Sets a part of `train` aside for validation; which part is a function of the seed and the number of pictures."""
+    """Sets a part of `train` aside for validation; the seed and the number of pictures decide which part."""
     if len(train) < 2:
         raise ValueError("A single picture cannot be divided: give `--validation_epochs 0` to train on all there is.")
     order = torch.randperm(len(train), generator=seeded_generator(seed, Purpose.SPLITTING)).tolist()

@@ -1,4 +1,4 @@
-"""An endless stream of pictures, decoded on the fly, for data sets larger than the disk."""
+"""Streams pictures without end and decodes them on the fly, for data sets larger than the disk."""
 
 import itertools
 import logging
@@ -9,17 +9,17 @@ from datasets import Image, IterableDataset
 from datasets.distributed import split_dataset_by_node
 
 from .decoding import decode_batch
-from .image_array import channel_statistics
+from .image_array import are_grey, channel_statistics
 from .sources import image_column
 
 
 logger = logging.getLogger(__name__)
 
-STREAMING_SHUFFLE_BUFFER = 1024  # pictures; also how many the channel statistics of a streamed data set are taken from
+STREAMING_SHUFFLE_BUFFER = 1024  # pictures; channel statistics come from as many
 
 
 class StreamedImages:
-    """An endless stream of decoded pictures of one process's share of a data set, shuffled within a buffer."""
+    """Streams one process's share of a data set without end, decoded and shuffled within a buffer."""
 
     def __init__(self, dataset: IterableDataset, resolution: int, center_crop: bool, seed: int, rank: int, world: int):
         self.column = image_column(dataset)
@@ -33,7 +33,7 @@ class StreamedImages:
         if not first:
             raise ValueError("The data set holds no picture that can be read.")
         first = np.stack(first)
-        self.channels = 1 if (first[..., :1] == first).all() else 3
+        self.channels = 1 if are_grey(first) else 3
         self.statistics = channel_statistics([first[..., : self.channels]])
         self._endless = self._repeat()
 
@@ -41,10 +41,10 @@ class StreamedImages:
         """The next `size` pictures, uint8 (size, H, W, C).
 
         Raises:
-            ValueError: if a coloured one comes after a beginning of grey ones.
+            ValueError: if the stream began with grey pictures and a coloured one follows.
         """
         pictures = np.stack([next(self._endless) for _ in range(size)])
-        if self.channels == 1 and (pictures[..., :1] != pictures).any():
+        if self.channels == 1 and not are_grey(pictures):
             raise ValueError(
                 f"The first {STREAMING_SHUFFLE_BUFFER} pictures of the stream are grey, but there are coloured ones later: shuffle "
                 "the files, or take one kind out."
@@ -52,8 +52,7 @@ class StreamedImages:
         return pictures[..., : self.channels]
 
     def _repeat(self) -> Iterator[np.ndarray]:
-        current_pass = 0
-        while True:
+        for current_pass in itertools.count():
             self.shuffled.set_epoch(current_pass)
             count = 0
             for count, pixels in enumerate(self._decoded(self.shuffled), start=1):  # noqa: B007
@@ -62,7 +61,6 @@ class StreamedImages:
                 raise ValueError(
                     "The stream holds no picture that can be read, or fewer files than there are processes."
                 )
-            current_pass += 1
 
     def _decoded(self, dataset: IterableDataset) -> Iterator[np.ndarray]:
         for row in dataset:
