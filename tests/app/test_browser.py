@@ -194,7 +194,7 @@ def test_a_photograph_is_rebuilt_and_blended(page, photos):
     assert len(set(pictures(page, "blended", 9))) == 9
 
 
-def test_uploads_that_are_no_pictures_or_too_large_end_in_a_polite_message(page, photos):
+def test_uploads_that_are_no_pictures_or_too_large_end_in_a_message(page, photos):
     page.get_by_role("tab", name="Your photograph").click()
     (photos / "text.png").write_text("This is no picture.")
     upload(page, "photo-a", photos / "text.png")
@@ -206,7 +206,7 @@ def test_uploads_that_are_no_pictures_or_too_large_end_in_a_polite_message(page,
     page.get_by_text("exceed the maximum allowed size").wait_for()
 
 
-def test_contradicting_settings_end_in_a_polite_message(page):
+def test_contradicting_settings_end_in_a_message(page):
     page.get_by_role("listbox", name="Solver").or_(page.get_by_label("Solver")).first.click()
     page.get_by_role("option", name="euler").click()
     set_number(page, "η", 0.5)

@@ -1,4 +1,4 @@
-"""A Hugging Face Space of one's own: the page of `flower_ddim.app`, a model, and what they need, in one folder."""
+"""Writes a Hugging Face Space: a folder with the page of `flower_ddim.app`, a model, and what they need."""
 
 import importlib.metadata
 from pathlib import Path
@@ -9,7 +9,7 @@ from ..pipelines.inlining import standalone_source
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 
 
-# What the exported files import, of all that the package depends on.
+# The dependencies of this package that the exported files import.
 NEEDED = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "Pillow", "gradio")
 
 MAIN = """
@@ -21,7 +21,7 @@ if __name__ == "__main__":
 DESCRIPTION = """
 # {title}
 
-A page to play with a small diffusion model: generate, watch, interpolate, find the noise behind a photograph. To run it at home:
+A page to try a small diffusion model: generate, watch, interpolate, find the noise behind a photograph. To run it at home:
 
 ```bash
 pip install -r requirements.txt
@@ -35,10 +35,10 @@ The code is that of flower_ddim, under Apache-2.0; the licence of the model is t
 def write_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> list[Path]:
     """Writes `app.py`, `requirements.txt`, `README.md` and the pipeline in `model/` into an empty folder; returns the files.
 
-    Nothing of it needs this package.
+    The files do not need this package.
 
     Raises:
-        ValueError: if Gradio is not installed, the version of which the Space would run.
+        ValueError: if Gradio is not installed: the Space runs the installed version.
     """
     folder = Path(folder)
     try:
@@ -49,18 +49,13 @@ def write_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> lis
     page = Path(__file__).parents[1] / "app" / "page.py"
     (folder / "app.py").write_text(standalone_source(page) + MAIN, encoding="utf-8")
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
-    card = SpaceCardData(
-        title=title,
-        sdk="gradio",
-        sdk_version=gradio_version,
-        app_file="app.py",
-    )
+    card = SpaceCardData(title=title, sdk="gradio", sdk_version=gradio_version, app_file="app.py")
     RepoCard(f"---\n{card.to_yaml()}\n---\n{DESCRIPTION.format(title=title)}").save(folder / "README.md")
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _requirements() -> list[str]:
-    """The lines of this package's own dependencies, extras included, that are needed there."""
+    """The dependencies of this package, extras included, that the Space needs, one a line."""
     lines = [line.partition(";")[0].strip() for line in importlib.metadata.requires("flower-ddim")]
     names = {line: line.partition(">")[0].partition("<")[0].partition("=")[0] for line in lines}
     return [line for line in lines if names[line] in NEEDED]
