@@ -2,17 +2,16 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from conftest import FLOWERS, make_unet
-from diffusers import DDIMScheduler
 from PIL import Image
 
-from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler, FlowerUNet2DModel
+from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.data.decoding import decode_images
 from flower_ddim.data.sources import open_dataset
 from flower_ddim.evaluation.features import load_extractor
-from flower_ddim.evaluation.memorization import loss_by_noise_level, measure_memorization, memorization_table
+from flower_ddim.evaluation.memorization import measure_memorization
 from flower_ddim.evaluation.plots import closest_pairs, nearest_distances
+from flower_ddim.evaluation.reports import memorization_table
 from flower_ddim.sampling.generate import generate_folder
 
 
@@ -20,30 +19,6 @@ from flower_ddim.sampling.generate import generate_folder
 def flowers(tmp_path_factory):
     cache_dir = str(tmp_path_factory.mktemp("cache"))
     return decode_images(open_dataset(data_dir=str(FLOWERS), cache_dir=cache_dir), 16)
-
-
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_the_loss_of_predicting_nothing_is_the_closed_form(flowers, prediction_type):
-    """A new network predicts 0, so what is missing of the velocity is known in every bin."""
-    mean, std = flowers.channel_statistics()
-    unet = FlowerUNet2DModel(sample_size=16, block_out_channels=(8, 16), image_mean=mean, image_std=std)
-    pipe = FlowerDDIMPipeline(unet, FlowerDDIMScheduler(prediction_type=prediction_type))
-    rows = loss_by_noise_level(pipe, flowers, bins=4)
-    assert [row["from"] for row in rows] == [0, 0.25, 0.5, 0.75] and rows[-1]["to"] == 1
-    for row in rows:
-        time = torch.linspace(row["from"], row["to"], 1001)
-        signal, noise = pipe.scheduler.schedule.rates(time)
-        # Both the standardised pictures and the noise have variance one: ε² , x_0² or their mixture.
-        power = {"epsilon": 1 / signal**2, "sample": 1 / noise**2}.get(prediction_type, torch.ones(1001))
-        assert row["loss"] == pytest.approx(power.mean().item(), abs=4 * row["standard_error"] + 0.02)
-
-
-def test_a_part_of_the_pictures_gives_nearly_the_same(flowers):
-    pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
-    every, some = (loss_by_noise_level(pipe, flowers, bins=2, num_images=count) for count in (None, 32))
-    for one, other in zip(every, some, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], abs=4 * other["standard_error"])
-        assert one["standard_error"] < other["standard_error"]
 
 
 def test_a_model_that_remembers_is_found_out(flowers, tiny_extractor, tmp_path):
@@ -103,12 +78,3 @@ def test_grey_photographs_are_seen_as_a_network_for_coloured_ones_sees_them(flow
     pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
     found = measure_memorization(pipe, grey, flowers, load_extractor(tiny_extractor), 4, num_inference_steps=2)
     assert found.pairs[0][1].shape == (2, 3, 16, 16)
-
-
-def test_the_loss_is_the_same_under_a_stock_scheduler(flowers):
-    unet, scheduler = make_unet(), FlowerDDIMScheduler()
-    stock = FlowerDDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
-    options = {"bins": 2, "num_images": 8}
-    assert loss_by_noise_level(stock, flowers, **options) == loss_by_noise_level(
-        FlowerDDIMPipeline(unet, scheduler), flowers, **options
-    )

@@ -12,10 +12,10 @@ from flower_ddim.evaluation.metrics import (
     compare,
     frechet_distance,
     kernel_distance,
-    markdown_table,
     nearest,
     precision_recall,
 )
+from flower_ddim.evaluation.reports import score_table
 from flower_ddim.storage.files import write_json
 
 
@@ -140,9 +140,9 @@ def test_what_is_no_reference_is_refused(tmp_path):
 def test_the_table_says_what_the_numbers_depend_on(tmp_path):
     result = compare(normal(60), Reference(normal(50, seed=1), "net", "pictures", 64), kid_subset_size=40)
     write_json(tmp_path / "new" / "metrics.json", result)
-    table = markdown_table(json.loads((tmp_path / "new" / "metrics.json").read_text()))
+    table = score_table(json.loads((tmp_path / "new" / "metrics.json").read_text()))
     for word in ("KID × 1000", "±", "60 images", "50 real ones (pictures)", "net", "100 subsets of 40"):
         assert word in table
-    assert "20 steps of FlowerDDIMScheduler" in markdown_table(
+    assert "20 steps of FlowerDDIMScheduler" in score_table(
         result | {"num_inference_steps": 20, "scheduler": "FlowerDDIMScheduler"}
     )

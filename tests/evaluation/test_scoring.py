@@ -10,13 +10,12 @@ from diffusers import DDIMScheduler
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.evaluation.features import load_extractor
 from flower_ddim.evaluation.metrics import Reference
+from flower_ddim.evaluation.reports import fewest_steps, steps_table
 from flower_ddim.evaluation.scoring import (
     ScoredModel,
-    fewest_steps,
     make_reference,
     real_images,
     score_folder,
-    steps_table,
 )
 from flower_ddim.sampling.generate import generate_folder
 from flower_ddim.sampling.solvers import SOLVERS, with_solver

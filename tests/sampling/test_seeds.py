@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from flower_ddim.sampling.seeds import Purpose, seeded_generator
+from flower_ddim.sampling.seeds import Purpose, draw_noise_time_flip, seeded_generator
 
 
 def numbers(*key):
@@ -20,3 +21,22 @@ def test_streams_of_one_seed_are_apart_and_what_they_were():
         == seeded_generator(7, 0, 0).initial_seed()
         == 8460147692890830636
     )
+
+
+def test_draws_are_a_function_of_their_key_alone():
+    keys = [(0, 1, 0, position) for position in range(4)]
+    noise, times, flips = draw_noise_time_flip((3, 4, 4), *keys)
+    for i in (2, 0):
+        alone = draw_noise_time_flip((3, 4, 4), keys[i])
+        assert torch.equal(alone[0][0], noise[i]) and alone[1][0] == times[i] and alone[2][0] == flips[i]
+    assert len({tuple(image.flatten().tolist()) for image in noise}) == 4
+
+
+def test_draws_are_standard_normal_uniform_and_fair():
+    noise, times, flips = draw_noise_time_flip((3, 4, 4), *[(7, i) for i in range(2000)])
+    assert noise.mean().item() == pytest.approx(0, abs=0.02) and noise.std().item() == pytest.approx(1, abs=0.02)
+    assert times.min() >= 0 and times.max() < 1
+    assert times.mean().item() == pytest.approx(0.5, abs=0.03) and times.std().item() == pytest.approx(
+        12**-0.5, abs=0.02
+    )
+    assert flips.float().mean().item() == pytest.approx(0.5, abs=0.05)

@@ -6,9 +6,7 @@ from conftest import ROOT
 
 from flower_ddim import PRETRAINED
 from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
-from flower_ddim.evaluation.memorization import memorization_table
-from flower_ddim.evaluation.metrics import markdown_table
-from flower_ddim.evaluation.scoring import steps_table
+from flower_ddim.evaluation.reports import memorization_table, score_table, steps_table
 from flower_ddim.storage.documents import replace_block
 
 
@@ -35,7 +33,7 @@ def block(document, name):
 
 def test_numbers_stand_in_the_documents_as_they_were_measured():
     score = json.loads((Path(PRETRAINED) / "metrics.json").read_text())
-    assert block("docs/evaluation.md", "score") == markdown_table(score)
+    assert block("docs/evaluation.md", "score") == score_table(score)
     steps = json.loads((ROOT / "docs" / "evaluation" / "steps.json").read_text())
     assert block("docs/evaluation.md", "steps") == steps_table(steps)
     for name, tables in (("compare", comparison_tables), ("sizes", sizes_tables)):

@@ -1,60 +1,15 @@
-"""Does a model only remember? Its loss on seen and unseen pictures, and how near its images come to the training set."""
+"""Measures how near the images of a model come to its training set: does it only remember?"""
 
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from ..data.image_array import ImageArray
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
-from ..sampling.seeds import Purpose
-from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
-from ..training.loss import draw, velocity_errors
 from .features import FeatureExtractor
 from .metrics import nearest
 from .scoring import generate_with_features, real_features
-
-
-@torch.no_grad()
-def loss_by_noise_level(
-    pipe: FlowerDDIMPipeline,
-    images: ImageArray,
-    bins: int = 10,
-    num_images: int | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-) -> list[dict]:
-    """Error of the velocity (see [`velocity_errors`]) in equal bins of the diffusion time u, every picture once in every bin.
-
-    Args:
-        num_images: takes so many of the pictures, evenly spread over them; all by default.
-
-    Returns:
-        For each bin its limits `from` and `to`, the mean `loss` over the pictures and its `standard_error`.
-    """
-    unet, device = pipe.unet.eval(), pipe.device
-    # A stock scheduler knows no times between its timesteps.
-    scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
-    chosen = torch.linspace(0, len(images) - 1, min(num_images or len(images), len(images))).round().long().tolist()
-    rows = []
-    for number in tqdm(range(bins), desc="noise levels"):
-        errors = []
-        for start in range(0, len(chosen), batch_size):
-            indices = chosen[start : start + batch_size]
-            pictures = pipe.preprocess(images[indices]).to(device)
-            noise, position, _ = draw(
-                tuple(pictures.shape[1:]), *[(seed, Purpose.NOISE_LEVELS, number, index) for index in indices]
-            )
-            diffusion_time = (number + position) / bins
-            errors.append(
-                velocity_errors(unet, scheduler, pictures, noise.to(device), diffusion_time.to(device)).cpu()
-            )
-        errors = torch.cat(errors)
-        standard_error = (errors.std() / len(errors) ** 0.5).item()
-        limits = {"from": number / bins, "to": (number + 1) / bins}
-        rows.append({**limits, "loss": errors.mean().item(), "standard_error": standard_error})
-    return rows
 
 
 @dataclass(frozen=True)
@@ -136,21 +91,3 @@ def _compare_distances(generated: torch.Tensor, held_out: torch.Tensor) -> dict:
     }
     nearer = (generated < held_out.quantile(0.01)).double().mean().item()
     return report | {"generated_nearer_than_1_percent_of_held_out": nearer}
-
-
-def memorization_table(report: dict) -> str:
-    """The report of [`measure_memorization`] as a Markdown table."""
-    columns = list(report["features"]["generated"])
-    lines = [f"| distance to the nearest training image | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for space, digits in (("features", 1), ("pixels", 3)):
-        for kind, label in (("generated", "generated"), ("held_out", "held-out photographs")):
-            values = [f"{report[space][kind][column]:.{digits}f}" for column in columns]
-            lines.append(f"| {label}, {space} | {' | '.join(values)} |")
-    nearer = {space: report[space]["generated_nearer_than_1_percent_of_held_out"] for space in ("features", "pixels")}
-    lines += [
-        "",
-        f"{100 * nearer['features']:.1f} % of {report['num_images']:,} generated images in feature space "
-        f"({report['feature_extractor']}), and {100 * nearer['pixels']:.1f} % in pixels, are nearer to the training set than the "
-        "nearest 1 % of held-out photographs.",
-    ]
-    return "\n".join(lines) + "\n"

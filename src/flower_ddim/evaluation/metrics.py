@@ -183,22 +183,3 @@ def nearest(queries: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tens
     queries, candidates = queries.double(), candidates.double()  # else the distance to a copy is rounding error, not 0
     parts = [torch.cdist(part, candidates).min(1) for part in queries.split(_DISTANCES_AT_A_TIME)]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-
-
-def markdown_table(metrics: dict) -> str:
-    """A score as a table, with everything that it depends on."""
-    kid, reference = metrics["kid"], metrics["reference"]
-    rows = [
-        ("KID × 1000", f"{1000 * kid['mean']:.1f} ± {1000 * kid['std']:.1f}"),
-        ("Fréchet distance", f"{metrics['frechet_distance']:.1f}"),
-        ("Precision", f"{metrics['precision']:.2f}"),
-        ("Recall", f"{metrics['recall']:.2f}"),
-    ]
-    lines = ["| score | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    how = (
-        f"{metrics['num_images']:,} images"
-        + (f", {metrics['num_inference_steps']} steps of {metrics['scheduler']}" if "scheduler" in metrics else "")
-        + f", against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
-        f"{metrics['feature_extractor']}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
-    )
-    return "\n".join([*lines, "", how]) + "\n"

@@ -168,41 +168,6 @@ class ScoredModel:
         return generate_with_features(pipe, self.extractor, self.num_images, self.accelerator, **options)[1]
 
 
-def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20)) -> dict | None:
-    """The row with the fewest network evaluations whose KID is at most that of `standard` plus its standard deviation."""
-    bar = next((row for row in rows if (row["solver"], row["num_inference_steps"]) == standard), None)
-    if bar is None:
-        return None
-    good = [row for row in rows if row["kid"]["mean"] <= bar["kid"]["mean"] + bar["kid"]["std"]]
-    return min(good, key=lambda row: (row["num_inference_steps"], row["kid"]["mean"]))
-
-
-def steps_table(result: dict) -> str:
-    """The result of [`ScoredModel.quality_against_steps`] as a Markdown table, and which setting is as good as 20 steps of DDIM."""
-    rows = {(row["solver"], row["num_inference_steps"]): row["kid"] for row in result["rows"]}
-    solvers, numbers = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
-    lines = [f"| steps | {' | '.join(solvers)} |", "|---" * (len(solvers) + 1) + "|"]
-    for number in numbers:
-        kids = [
-            f"{1000 * rows[solver, number]['mean']:.1f} ± {1000 * rows[solver, number]['std']:.1f}"
-            for solver in solvers
-        ]
-        lines.append(f"| {number} | {' | '.join(kids)} |")
-    reference = result["reference"]
-    lines += [
-        "",
-        f"KID × 1000 of {result['num_images']:,} images from the same noise, against {reference['num_images']:,} real ones "
-        f"({reference['name']}), in the feature space of {result['feature_extractor']}; the network ran in {result['dtype']}.",
-    ]
-    best = fewest_steps(result["rows"])
-    if best:
-        lines.append(
-            f"The quality of 20 DDIM steps, within their standard deviation, takes {best['num_inference_steps']} network "
-            f"evaluations with {best['solver']}."
-        )
-    return "\n".join(lines) + "\n"
-
-
 def _name(model: str) -> str:
     """What to call a model in a record that others read: where its folder lies is nobody's business."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -23,3 +23,19 @@ class Purpose(IntEnum):
 def seeded_generator(*key: int) -> torch.Generator:
     """A CPU generator whose stream is a function of its key, such as (seed, purpose, step), and of nothing else."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+def draw_noise_time_flip(
+    shape: tuple[int, ...], *keys: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draws noise of `shape`, a diffusion time in [0, 1) and whether to flip, for every key, each from its key alone.
+
+    A key holds the seed, the step and the position in the global batch. An image therefore meets the same noise in whichever
+    process sees it, and after resuming.
+    """
+    noise, time_and_flip = torch.empty(len(keys), *shape), torch.empty(len(keys), 2)
+    for i, key in enumerate(keys):
+        generator = seeded_generator(*key)
+        torch.randn(shape, generator=generator, out=noise[i])
+        torch.rand(2, generator=generator, out=time_and_flip[i])
+    return noise, time_and_flip[:, 0], time_and_flip[:, 1] < 0.5

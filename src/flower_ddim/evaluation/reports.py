@@ -1,0 +1,76 @@
+"""Writes the results of evaluations as Markdown tables, from dictionaries as they are in JSON files."""
+
+from collections.abc import Sequence
+
+
+def score_table(score: dict) -> str:
+    """Writes a score, see [`compare`], with everything that it depends on."""
+    kid, reference = score["kid"], score["reference"]
+    rows = [
+        ("KID × 1000", _kid_times_1000(kid)),
+        ("Fréchet distance", f"{score['frechet_distance']:.1f}"),
+        ("Precision", f"{score['precision']:.2f}"),
+        ("Recall", f"{score['recall']:.2f}"),
+    ]
+    how = (
+        f"{score['num_images']:,} images"
+        + (f", {score['num_inference_steps']} steps of {score['scheduler']}" if "scheduler" in score else "")
+        + f", against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
+        f"{score['feature_extractor']}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
+    )
+    return f"{_table(['score', 'value'], rows)}\n{how}\n"
+
+
+def steps_table(result: dict) -> str:
+    """Writes the result of [`ScoredModel.quality_against_steps`], and which setting is as good as 20 steps of DDIM."""
+    rows = {(row["solver"], row["num_inference_steps"]): row["kid"] for row in result["rows"]}
+    solvers, numbers = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
+    lines = [[str(number), *(_kid_times_1000(rows[solver, number]) for solver in solvers)] for number in numbers]
+    reference = result["reference"]
+    text = (
+        f"KID × 1000 of {result['num_images']:,} images from the same noise, against {reference['num_images']:,} real ones "
+        f"({reference['name']}), in the feature space of {result['feature_extractor']}; the network ran in {result['dtype']}.\n"
+    )
+    best = fewest_steps(result["rows"])
+    if best:
+        text += (
+            f"The quality of 20 DDIM steps, within their standard deviation, takes {best['num_inference_steps']} network "
+            f"evaluations with {best['solver']}.\n"
+        )
+    return f"{_table(['steps', *solvers], lines)}\n{text}"
+
+
+def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20)) -> dict | None:
+    """Finds the row with the fewest network evaluations whose KID is at most that of `standard` plus its standard deviation."""
+    bar = next((row for row in rows if (row["solver"], row["num_inference_steps"]) == standard), None)
+    if bar is None:
+        return None
+    good = [row for row in rows if row["kid"]["mean"] <= bar["kid"]["mean"] + bar["kid"]["std"]]
+    return min(good, key=lambda row: (row["num_inference_steps"], row["kid"]["mean"]))
+
+
+def memorization_table(report: dict) -> str:
+    """Writes the report of [`measure_memorization`]."""
+    columns = list(report["features"]["generated"])
+    lines = []
+    for space, digits in (("features", 1), ("pixels", 3)):
+        for kind, label in (("generated", "generated"), ("held_out", "held-out photographs")):
+            values = [f"{report[space][kind][column]:.{digits}f}" for column in columns]
+            lines.append([f"{label}, {space}", *values])
+    nearer = {space: report[space]["generated_nearer_than_1_percent_of_held_out"] for space in ("features", "pixels")}
+    text = (
+        f"{100 * nearer['features']:.1f} % of {report['num_images']:,} generated images in feature space "
+        f"({report['feature_extractor']}), and {100 * nearer['pixels']:.1f} % in pixels, are nearer to the training set than the "
+        "nearest 1 % of held-out photographs.\n"
+    )
+    return f"{_table(['distance to the nearest training image', *columns], lines)}\n{text}"
+
+
+def _kid_times_1000(kid: dict) -> str:
+    return f"{1000 * kid['mean']:.1f} ± {1000 * kid['std']:.1f}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = "|---" * len(head) + "|"
+    head, *lines = (f"| {' | '.join(line)} |" for line in (head, *lines))
+    return "".join(f"{line}\n" for line in (head, rule, *lines))
