@@ -1,25 +1,7 @@
 """Turns weights of the Keras reference into a pipeline folder: `python scripts/convert_keras.py WEIGHTS OUT`."""
 
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
-
-from flower_ddim.commands.entrance import run
-from flower_ddim.conversion.from_keras import convert_keras
-
-
-def main():
-    parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
-    parser.add_argument("weights", help="a .weights.h5 or .keras file")
-    parser.add_argument("out", help="folder for the pipeline")
-    statistics = {"type": float, "nargs": "+", "metavar": "X"}
-    parser.add_argument("--image_mean", **statistics, help="mean of every channel of the training images in [0, 1]")
-    parser.add_argument("--image_std", **statistics, help="standard deviation of every channel")
-    parser.add_argument("--sample_size", type=int, default=64, help="side of the images")
-    parser.add_argument("--block_out_channels", type=int, nargs="+", default=[32, 64, 96, 128], help="widths")
-    parser.add_argument("--layers_per_block", type=int, default=2, help="residual blocks at each resolution")
-    args = vars(parser.parse_args())
-    weights, out = args.pop("weights"), args.pop("out")
-    convert_keras(weights, **args).save_pretrained(out)
-    print(f"The converted pipeline is in {out}.")
+from flower_ddim.commands.convert import main
+from flower_ddim.entrance import run
 
 
 if __name__ == "__main__":

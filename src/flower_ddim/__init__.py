@@ -9,8 +9,25 @@ from pathlib import Path
 
 __version__ = "0.1.0.dev0"
 
-#: Folder of the model that comes with the package, for `FlowerDDIMPipeline.from_pretrained(PRETRAINED)`.
-PRETRAINED = str(Path(__file__).parent / "pretrained" / "flower-ddim-64")
+
+def pretrained(name: str) -> str:
+    """The folder of a model that comes with the package, for `FlowerDDIMPipeline.from_pretrained(pretrained(name))`.
+
+    Raises:
+        ValueError: if there is no such model, with those that there are.
+    """
+    folders = {path.name: str(path) for path in (Path(__file__).parent / "pretrained").iterdir() if path.is_dir()}
+    if name in folders:
+        return folders[name]
+    import difflib  # here, so that `import flower_ddim` stays quick
+
+    near = difflib.get_close_matches(name, folders, n=1)
+    question = f": did you mean {near[0]}?" if near else "."
+    raise ValueError(f"There is no model {name!r}; with the package come {', '.join(sorted(folders))}{question}")
+
+
+#: Folder of the model that is used where none is named.
+PRETRAINED = pretrained("flower-ddim-64")
 
 _MODULE_OF = {
     "DiffusionSchedule": "schedulers.noise_schedules",
@@ -19,7 +36,7 @@ _MODULE_OF = {
     "FlowerUNet2DModel": "models.unet_flower_ddim",
 }
 
-__all__ = ["PRETRAINED", "__version__", *_MODULE_OF]
+__all__ = ["PRETRAINED", "__version__", "pretrained", *_MODULE_OF]
 
 
 def __getattr__(name):

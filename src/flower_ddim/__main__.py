@@ -1,42 +1,12 @@
-"""`python -m flower_ddim`: shows what the package runs on, and generates one picture to see that it does."""
+"""`python -m flower_ddim`: the self-check, as `flower-ddim info`; with a subcommand the same as `flower-ddim`."""
 
-import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+import sys
 
-from . import PRETRAINED, __version__
-from .commands.entrance import run
-from .machine import describe_machine, usable_cores
-
-
-def main():
-    parser = ArgumentParser(
-        prog="python -m flower_ddim", description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output", default="flower.png", help="file of the picture")
-    args = parser.parse_args()
-    machine = describe_machine(usable_cores())
-    versions = {"flower_ddim": __version__} | machine["versions"]
-    print(f"python {machine['python']} on {machine['system']}, {machine['processor']}, {machine['cores']} cores")
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    import torch  # which is what a broken installation breaks at, with the versions printed already
-
-    from . import FlowerDDIMPipeline
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"device: {torch.cuda.get_device_name() if device == 'cuda' else device}")
-
-    pipe = FlowerDDIMPipeline.from_pretrained(PRETRAINED).to(device)
-    pipe.set_progress_bar_config(disable=True)
-    start = time.perf_counter()
-    image = pipe(generator=torch.Generator().manual_seed(0)).images[0]
-    seconds = time.perf_counter() - start
-    if any(low == high for low, high in image.getextrema()):
-        raise ValueError(
-            "The generated picture is of one colour: the installation is broken. Please report the lines above."
-        )
-    image.save(args.output)
-    print(f"A picture in 20 steps took {seconds:.1f} s: {args.output}")
+from .commands.main import main, run_subcommand
 
 
 if __name__ == "__main__":
-    run(main)
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        main()
+    else:
+        run_subcommand("info", sys.argv[1:], "python -m flower_ddim")

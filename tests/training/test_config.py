@@ -1,6 +1,7 @@
 import pytest
 
-from flower_ddim.training.arguments import parse_config
+from flower_ddim import PRETRAINED
+from flower_ddim.training.arguments import RECIPES, find_recipe, parse_config, recipe_names
 from flower_ddim.training.config import TrainingConfig
 
 
@@ -55,6 +56,33 @@ def test_recipes_go_through_the_same_checks(tmp_path, capsys):
             parse_config([str(recipe)])
     with pytest.raises(FileNotFoundError, match="There is no recipe"):
         parse_config([str(tmp_path / "missing.yaml")])
+
+
+def test_recipes_of_the_package_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipe_names() == ["book", "cpu", "quick"]
+    assert parse_config(["cpu", *SOURCE]).optimizer == "muon"
+    assert find_recipe("cpu") == find_recipe("recipes/cpu.yaml") == RECIPES / "cpu.yaml"
+
+    # A file is read where a path or an ending says that it is one, and a name stays a name.
+    (tmp_path / "recipes").mkdir()
+    for name in ("cpu", "cpu.yaml", "recipes/cpu.yaml"):
+        (tmp_path / name).write_text("seed: 7")
+    for word in ("cpu.yaml", "recipes/cpu.yaml", "./cpu", str(tmp_path / "cpu")):
+        assert parse_config([word, *SOURCE]).seed == 7
+    assert find_recipe("cpu") == RECIPES / "cpu.yaml"
+
+
+def test_the_model_to_start_from_may_be_a_shipped_one():
+    assert parse_config([*SOURCE, "--init_from", "flower-ddim-64"]).init_from == PRETRAINED
+    assert parse_config([*SOURCE, "--init_from", "owner/name"]).init_from == "owner/name"
+
+
+def test_a_recipe_with_an_unknown_option_is_told_the_nearest(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("lr: 1e-4\n")
+    with pytest.raises(SystemExit):
+        parse_config([str(tmp_path / "recipe.yaml"), *SOURCE], prog="train.py")
+    assert capsys.readouterr().err == "train.py: --lr: did you mean --learning_rate?\n"
 
 
 @pytest.mark.parametrize(

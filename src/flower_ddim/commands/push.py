@@ -1,0 +1,47 @@
+"""Uploads a model to the Hub, with its card, or as a Space to play with."""
+
+import tempfile
+from pathlib import Path
+
+from .. import FlowerDDIMPipeline
+from ..entrance import Parser, model_folder
+from ..hub.space import write_space
+from ..hub.upload import prepare_upload, push_pipeline, upload_folder
+from ..storage.hub_client import create_repository
+
+
+def main(arguments: list[str] | None = None, prog: str | None = None):
+    parser = Parser(prog=prog, description=__doc__)
+    help = "folder of a pipeline, of which nothing but the pipeline is uploaded, or name of a shipped model"
+    parser.add_argument("model_dir", type=model_folder, help=help)
+    parser.add_argument("repo_id", help="name of the repository, OWNER/NAME, which is made if it is not there")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry_run", action="store_true", help="check and show what would be uploaded, and stop")
+    parser.add_argument("--space", action="store_true", help="upload a Space with the page of `app` instead")
+    parser.add_argument("--dataset_name", help="data set on the Hub that it was trained on, for the card")
+    parser.add_argument("--license", help="licence of the weights, for the card: an identifier such as cc-by-4.0")
+    args = parser.parse_args(arguments)
+
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir)
+    if args.dry_run or args.space:
+        with tempfile.TemporaryDirectory() as folder:
+            _push_from(folder, pipe, args)
+    else:
+        card = {"dataset": args.dataset_name, "license": args.license, "records": args.model_dir}
+        print(push_pipeline(pipe, args.repo_id, private=args.private or None, **card))
+
+
+def _push_from(folder, pipe, args):
+    """Writes what is to be uploaded into an empty folder and lists it; a Space is then uploaded from there."""
+    if args.space:
+        files = write_space(pipe, folder, title=args.repo_id.rpartition("/")[2])
+    else:
+        files = prepare_upload(pipe, folder, args.repo_id, args.dataset_name, args.license, records=args.model_dir)
+    for file in files:
+        print(f"{file.stat().st_size:>12,} {Path(file).relative_to(folder)}")
+    kind = "space" if args.space else "model"
+    if args.dry_run:
+        print(f"Nothing was uploaded to the {'private ' if args.private else ''}{kind} {args.repo_id}.")
+        return
+    repo_id = create_repository(args.repo_id, private=args.private or None, repo_type=kind)
+    print(upload_folder(folder, repo_id, token=None, repo_type=kind, commit_message="Upload space"))
