@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ..figures.drawing import image_grid
+from ..figures.grids import image_grid
 
 
 def quality_by_steps(rows: Sequence[dict]) -> Figure:

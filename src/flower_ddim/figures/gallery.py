@@ -1,4 +1,4 @@
-"""Which figures there are, what each is drawn from, and the files they go to: what `scripts/figures.py` runs."""
+"""Draws figures by name into files: knows which there are, and the data of each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ class Gallery:
         model: folder of a pipeline, or its id on the Hub.
         data: folder of Parquet files or pictures.
         split: which split of the data to show.
-        metrics: files `metrics.jsonl` of training runs, for `loss_curve`.
+        metrics: files `metrics.jsonl` of trainings, for `loss_curve`.
         images_per_epoch: images of an epoch, for a loss curve over epochs instead of images.
         checkpoints: folders of pipelines in the order of their training, for `samples_by_epoch`.
-        num_inversions: number of pictures that the inversion is measured on.
+        num_inversions: number of pictures for the table of inversions.
         seed: seed of the first generated image; the next one has the next seed.
-        image_format: ending of the files, as matplotlib knows it: png, webp, svg, pdf.
+        image_format: ending of the files: png, webp, svg, pdf or another one that matplotlib knows.
     """
 
     NAMES = (
@@ -63,10 +63,10 @@ class Gallery:
         self._pipe = self._dataset = None
 
     def draw(self, names: Sequence[str] | None = None):
-        """Draws the figures named, or all for which the data were given.
+        """Draws the figures of these names, or all that have their data.
 
         Raises:
-            ValueError: for an unknown name, or a figure whose data were not given.
+            ValueError: for an unknown name, or for a figure without its data.
         """
         given = {"loss_curve": self.metrics, "samples_by_epoch": self.checkpoints}
         given |= dict.fromkeys(("dataset", "corruption", "real_interpolation", "inversion"), self.data)
@@ -141,7 +141,7 @@ class Gallery:
         return noise_of_seeds(self.pipe, range(self.seed, self.seed + count))
 
     def _pictures(self, count: int) -> list:
-        """Pictures spread evenly over the data set."""
+        """Chooses pictures evenly over the data set."""
         if self._dataset is None:
             self._dataset = open_dataset(data_dir=self.data, split=self.split)
         count = min(count, len(self._dataset))

@@ -125,7 +125,7 @@ def show_images(trackers: list[GeneralTracker], title: str, images: list[Image.I
 def plot_loss(metrics: Path, path: Path):
     """Draws the loss curve, where matplotlib is installed and the disk has room: the training does not fail for want of it."""
     try:
-        from ..figures.drawing import loss_curve
+        from ..figures.loss import loss_curve
     except ModuleNotFoundError as error:
         logger.warning(f"No loss curve was drawn ({error}): pip install 'flower-ddim[figures]'.")
         return

@@ -1,0 +1,74 @@
+"""Figures of generated images, and of the way to them."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from matplotlib.figure import Figure
+
+from ..sampling.generate import COMPARED_STEPS
+from .grids import image_grid
+
+
+def samples_by_epoch(pipes: Iterable[tuple[str, DiffusionPipeline]], latents: torch.Tensor) -> Figure:
+    """Draws a row of images for every pipeline of a training, given with its label, from the same latents (B, C, H, W)."""
+    labels, rows = zip(*((label, generated(pipe, latents)) for label, pipe in pipes), strict=True)
+    return image_grid(rows, row_labels=labels)
+
+
+def steps(pipe: DiffusionPipeline, latents: torch.Tensor, numbers: Sequence[int] = COMPARED_STEPS) -> Figure:
+    """Draws images from the same latents (B, C, H, W) with more steps in every column, and the seconds per image."""
+    columns, labels = [], []
+    for number in numbers:
+        start = time.perf_counter()
+        columns.append(generated(pipe, latents, number))
+        seconds = (time.perf_counter() - start) / len(latents)
+        labels.append(f"{number} step{'s' if number > 1 else ''}\n{seconds:.2g} s")
+    return image_grid(list(zip(*columns, strict=True)), column_labels=labels)
+
+
+def interpolation(
+    pipe: DiffusionPipeline, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], num_images: int = 11
+) -> Figure:
+    """Draws a strip from noise to noise for every pair of noises (C, H, W)."""
+    strips = [pipe.interpolate(*pair, num_images=num_images, output_type="np").images for pair in pairs]
+    return image_grid(strips, column_labels=[f"w = {w:.2g}" for w in np.linspace(0, 1, num_images)])
+
+
+def trajectory(noisy: Sequence[np.ndarray], predicted: Sequence[np.ndarray], columns: int = 11) -> Figure:
+    """Draws evenly chosen states of a generation (see [`trajectory_states`]): x_t above, x̂_0 below."""
+    chosen = np.unique(np.linspace(0, len(noisy) - 1, columns).round().astype(int))
+    return image_grid(
+        [[noisy[i] for i in chosen], [predicted[i] for i in chosen]],
+        row_labels=["x_t", "x̂_0"],
+        column_labels=[f"u = {1 - i / len(noisy):.2f}" for i in chosen],
+    )
+
+
+@torch.no_grad()
+def trajectory_states(
+    pipe: DiffusionPipeline, latents: torch.Tensor, num_inference_steps: int = 20
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Generates one image; returns the noisy images x_t and the predicted images x̂_0 of all steps, each (H, W, C) in [0, 1].
+
+    Args:
+        latents: the noise, shape (1, C, H, W).
+    """
+    scheduler, latents = pipe.scheduler, latents.to(pipe.device)
+    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    noisy, predicted = [], []
+    for timestep in scheduler.timesteps:
+        output = scheduler.step(pipe.unet(latents, timestep).sample, timestep, latents)
+        noisy.append(pipe.postprocess(latents, "np")[0])
+        predicted.append(pipe.postprocess(output.pred_original_sample, "np")[0])
+        latents = output.prev_sample
+    return noisy, predicted
+
+
+def generated(pipe: DiffusionPipeline, latents: torch.Tensor, num_inference_steps: int = 20) -> np.ndarray:
+    """Generates images (B, H, W, C) in [0, 1] from noise."""
+    return pipe(
+        batch_size=len(latents), latents=latents, num_inference_steps=num_inference_steps, output_type="np"
+    ).images

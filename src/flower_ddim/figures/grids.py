@@ -1,0 +1,47 @@
+"""Puts images into grids.
+
+Images are arrays (H, W, C) or (H, W), uint8 or floating point in [0, 1], or PIL images.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+CELL = 0.9  # side of an image in a grid, in inches
+
+
+def image_grid(rows: Sequence[Sequence], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Figure:
+    """Draws images in rows and columns, with labels on the left and on top. Short rows leave their last places empty."""
+    columns = max(len(row) for row in rows)
+    label_lines = max((label.count("\n") + 1 for label in column_labels), default=0)
+    top = 0.15 * label_lines + 0.08 * bool(label_lines)  # inches
+    left = 0.08 * max((len(line) for label in row_labels for line in label.split("\n")), default=0)
+    width, height = left + columns * CELL, top + len(rows) * CELL
+    figure = Figure(figsize=(width, height), dpi=100)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    figure.subplots_adjust(left=left / width, right=1, bottom=0, top=1 - top / height, wspace=0.04, hspace=0.04)
+    for i, row in enumerate(rows):
+        for j, axis in enumerate(axes[i]):
+            axis.set(xticks=[], yticks=[], frame_on=False)
+            if j < len(row):
+                axis.imshow(as_pixels(row[j]), cmap="gray", vmin=0, vmax=255)
+        if row_labels:
+            axes[i][0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
+    for axis, label in zip(axes[0], column_labels, strict=False):
+        axis.set_title(label, fontsize=8, pad=3)
+    return figure
+
+
+def dataset(images: Sequence, columns: int = 8) -> Figure:
+    """Draws images of a data set in a grid, row by row."""
+    return image_grid([images[i : i + columns] for i in range(0, len(images), columns)])
+
+
+def as_pixels(image) -> np.ndarray:
+    """Converts an image to a uint8 array, (H, W, 3) or, if it is grey, (H, W)."""
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
