@@ -3,67 +3,79 @@ import copy
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
+from conftest import make_unet
 
-from flower_ddim.models.unet_blocks import EmbeddedResidualBlock, ResidualBlock
+from flower_ddim.models.unet_blocks import DownBlock, ResidualBlock, UpBlock
 
 
-def make_blocks():
-    """A block that is given an embedding, and the plain one with the same weights that is given it spread over the pixels."""
+def test_a_residual_block_is_the_formula_of_its_docstring():
     torch.manual_seed(0)
-    embedded, plain = EmbeddedResidualBlock(6, 4, 8), ResidualBlock(10, 8)
-    torch.nn.init.normal_(embedded.conv1.bias)
-    torch.nn.init.normal_(embedded.conv_shortcut.bias)
-    torch.nn.init.normal_(embedded.norm.running_mean)
-    torch.nn.init.uniform_(embedded.norm.running_var, 0.5, 2)
-    plain.load_state_dict(embedded.state_dict())
-    return embedded, plain
+    block = ResidualBlock(6, 8).eval()
+    torch.nn.init.normal_(block.norm.running_mean)
+    torch.nn.init.uniform_(block.norm.running_var, 0.5, 2)
+    hidden_states = torch.randn(5, 6, 4, 3)
+    mean, variance = (tensor[:, None, None] for tensor in (block.norm.running_mean, block.norm.running_var))
+    body = block.conv1((hidden_states - mean) / (variance + 0.001).sqrt())
+    expected = block.conv_shortcut(hidden_states) + block.conv2(body * torch.sigmoid(body))
+    torch.testing.assert_close(block(hidden_states), expected)
+    assert isinstance(ResidualBlock(6, 6).conv_shortcut, torch.nn.Identity)
 
 
-def spread(hidden_states, embedding):
-    planes = embedding[:, :, None, None].expand(len(hidden_states), -1, *hidden_states.shape[-2:])
-    return torch.cat([hidden_states, planes.to(hidden_states.dtype)], dim=1)
+def test_down_blocks_leave_skips_that_up_blocks_use_up_latest_first():
+    skips = []
+    features = DownBlock(6, 8, num_layers=2)(torch.randn(2, 6, 8, 8), skips)
+    assert features.shape == (2, 8, 4, 4) and [skip.shape for skip in skips] == [(2, 8, 8, 8)] * 2
+    assert torch.equal(features, torch.nn.functional.avg_pool2d(skips[1], 2))
+    up = UpBlock(8, 8, 4, num_layers=2)
+    met = []
+    for resnet in up.resnets:
+        resnet.register_forward_pre_hook(lambda _, inputs: met.append(inputs[0]))
+    kept = list(skips)
+    assert up(features, skips).shape == (2, 4, 8, 8) and not skips
+    assert torch.equal(met[0][:, 8:], kept[1]) and torch.equal(met[1][:, 4:], kept[0])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 4), (8, 5)])
-def test_an_embedding_counts_as_if_it_were_spread_over_all_pixels(size, training, layout):
-    embedded, plain = (block.train(training).to(memory_format=layout) for block in make_blocks())
-    hidden_states = torch.randn(5, 6, *size).to(memory_format=layout).requires_grad_()
-    embedding = torch.randn(5, 4, dtype=torch.float64)
-    output = embedded((hidden_states, embedding))
-    expected = plain(spread(hidden_states, embedding))
-    torch.testing.assert_close(output, expected)
-
-    weights = torch.randn_like(expected)
-    inputs = hidden_states, *embedded.parameters()
-    gradients = torch.autograd.grad((output * weights).sum(), inputs)
-    expected_gradients = torch.autograd.grad((expected * weights).sum(), (hidden_states, *plain.parameters()))
-    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(embedded.state_dict(), plain.state_dict())
+@pytest.mark.parametrize("widths", [(8, 16), (8,)])  # without down blocks, the bottleneck is given the embedding
+def test_an_embedding_is_repeated_over_all_pixels_as_further_channels(widths, training, layout):
+    unet = make_unet(block_out_channels=widths).train(training).to(memory_format=layout)
+    first = (unet.down_blocks[0].resnets if len(widths) > 1 else unet.mid_blocks)[0]
+    met = []
+    first.register_forward_pre_hook(lambda _, inputs: met.append(inputs[0]))
+    noise, embedding = torch.randn(5, 3, 16, 16), torch.randn(5, 32, dtype=torch.float64)
+    unet.predict(noise, embedding)
+    planes = embedding.float()[:, :, None, None].expand(-1, -1, 16, 16)
+    torch.testing.assert_close(met[0], torch.cat([unet.conv_in(noise), planes], dim=1))
+    assert met[0].is_contiguous(memory_format=layout)
 
 
-def test_one_embedding_serves_a_whole_batch():
-    embedded, plain = (block.train() for block in make_blocks())
-    hidden_states, embedding = torch.randn(5, 6, 8, 8), torch.randn(1, 4)
-    torch.testing.assert_close(embedded((hidden_states, embedding)), plain(spread(hidden_states, embedding)))
-    torch.testing.assert_close(embedded.state_dict(), plain.state_dict())
+@pytest.mark.parametrize("training", [True, False])
+def test_one_embedding_serves_a_whole_batch(training):
+    noise, embedding = torch.randn(5, 3, 16, 16), torch.randn(1, 32)
+    one, many = (make_unet().train(training).predict(noise, e) for e in (embedding, embedding.expand(5, -1)))
+    assert torch.equal(one, many)
 
 
 def test_statistics_in_single_precision_serve_weights_of_half():
-    embedded, plain = (block.eval() for block in make_blocks())
-    half = copy.deepcopy(embedded).to(torch.bfloat16)
-    half.norm.float()
-    hidden_states, embedding = torch.randn(5, 6, 8, 8).bfloat16(), torch.randn(5, 4)
-    output, expected = half((hidden_states, embedding)), plain(spread(hidden_states, embedding).float())
+    unet = make_unet()
+    half = copy.deepcopy(unet).to(torch.bfloat16)
+    half.down_blocks[0].resnets[0].norm.float()
+    noise, embedding = torch.randn(5, 3, 16, 16).bfloat16(), torch.randn(5, 32)
+    output, expected = half.predict(noise, embedding), unet.predict(noise.float(), embedding)
     assert output.dtype == torch.bfloat16
     assert (output.float() - expected).abs().max() < 0.05 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["conv1", "conv_shortcut"])
+LAYERS = ["norm", "conv1", "conv2", "conv_shortcut"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_layers_with_hooks_are_called(name):
     """As offloading to the CPU needs it, which brings the weights in only when a layer is called."""
-    embedded, plain = (block.eval() for block in make_blocks())
+    unet = make_unet()
+    noise = torch.randn(5, 3, 16, 16)
+    expected = unet(noise, 300).sample
     called = []
 
     class Hook(ModelHook):
@@ -71,30 +83,26 @@ def test_layers_with_hooks_are_called(name):
             called.append(module)
             return args, kwargs
 
-    hidden_states, embedding = torch.randn(5, 6, 8, 8), torch.randn(1, 4)
-    layer = getattr(embedded, name)
+    layer = getattr(unet.down_blocks[0].resnets[0], name)
     add_hook_to_module(layer, Hook())
-    torch.testing.assert_close(embedded((hidden_states, embedding)), plain(spread(hidden_states, embedding)))
+    assert torch.equal(unet(noise, 300).sample, expected)
     assert called == [layer]
 
 
-@pytest.mark.parametrize("name", ["norm", "conv1", "conv_shortcut"])
-def test_hooks_of_pytorch_are_called(name):
-    embedded, _ = (block.eval() for block in make_blocks())
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LAYERS)
+def test_hooks_of_pytorch_are_called(name, training):
+    """Those of the backward pass, too; and normalisation in training, where `--sync_batchnorm` shares statistics."""
+    unet = make_unet().train(training)
     called = []
-    layer = getattr(embedded, name)
-    handle = layer.register_forward_hook(lambda module, *_: called.append(module))
-    embedded((torch.randn(5, 6, 8, 8), torch.randn(1, 4)))
-    assert called == [layer]
-    handle.remove()
-    embedded((torch.randn(5, 6, 8, 8), torch.randn(1, 4)))
-    assert called == [layer]
-
-
-def test_normalisation_is_called_in_training():
-    """`--sync_batchnorm` shares the statistics of a batch between processes in that call."""
-    embedded = make_blocks()[0].train()
-    called = []
-    embedded.norm.register_forward_hook(lambda *_: called.append(True))
-    embedded((torch.randn(5, 6, 8, 8), torch.randn(5, 4)))
-    assert called == [True]
+    layer = getattr(unet.down_blocks[0].resnets[0], name)
+    handles = [
+        layer.register_forward_hook(lambda module, *_: called.append(module)),
+        layer.register_full_backward_hook(lambda module, *_: called.append(module)),
+    ]
+    unet(torch.randn(5, 3, 16, 16), 300).sample.sum().backward()
+    assert called == [layer, layer]
+    for handle in handles:
+        handle.remove()
+    unet(torch.randn(5, 3, 16, 16), 300).sample.sum().backward()
+    assert called == [layer, layer]

@@ -7,7 +7,6 @@ from conftest import make_unet
 
 from flower_ddim import FlowerUNet2DModel
 from flower_ddim.models.unet_flower_ddim import noise_embedding
-from flower_ddim.training.setup import silence_levels
 
 
 def test_the_reference_architecture_has_the_known_number_of_parameters():
@@ -24,42 +23,6 @@ def test_an_untrained_network_predicts_zero_noise_and_has_glorot_kernels():
     kernel = unet.mid_blocks[1].conv1.weight
     assert kernel.abs().max().item() == pytest.approx(math.sqrt(6 / (2 * 128 * 9)), rel=1e-3)
     assert all(torch.count_nonzero(m.bias) == 0 for m in unet.modules() if isinstance(m, torch.nn.Conv2d))
-
-
-def test_silent_levels_hand_pictures_through_as_if_they_had_been_pooled():
-    """Down to the level that takes part, the features of a picture are those of the pooled picture, pooled."""
-    torch.manual_seed(0)
-    unet = FlowerUNet2DModel(sample_size=32, block_out_channels=(8, 12, 16, 20)).train()
-    silence_levels(unet, 2)
-    met = []
-    unet.down_blocks[2].register_forward_pre_hook(lambda _, inputs: met.append(inputs[0]))
-    images = torch.randn(4, 3, 32, 32)
-    unet(images, 300)
-    unet(torch.nn.functional.avg_pool2d(images, 4), 300, finest_level=2)
-    torch.testing.assert_close(met[1], met[0], rtol=1e-4, atol=1e-5)
-
-
-def test_levels_that_do_not_take_part_are_left_alone():
-    unet = FlowerUNet2DModel(sample_size=16, block_out_channels=(8, 12, 16)).train()
-    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    torch.nn.init.ones_(unet.conv_out.weight)
-    unet(torch.randn(2, 3, 8, 8), 300, finest_level=1).sample.square().mean().backward()
-    without = {name for name, parameter in unet.named_parameters() if parameter.grad is None}
-    convolutions = [
-        f"{block}.resnets.{i}.conv{j}" for block in ("down_blocks.0", "up_blocks.1") for i in (0, 1) for j in (1, 2)
-    ]
-    assert without == {f"{name}.{kind}" for name in convolutions for kind in ("weight", "bias")}
-    after = unet.state_dict()
-    assert all(
-        torch.equal(after[name], before[name])
-        for name in before
-        if name.startswith("down_blocks.0") and "running" in name
-    )
-
-
-def test_a_level_that_is_not_there_is_refused(unet, noise):
-    with pytest.raises(ValueError, match="between 0 and 2"):
-        unet(noise, 300, finest_level=3)
 
 
 def test_noise_embedding_is_sines_then_cosines_of_geometric_frequencies():

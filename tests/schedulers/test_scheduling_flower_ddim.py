@@ -10,6 +10,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 
@@ -300,3 +301,24 @@ def test_unknown_names_are_refused():
         FlowerDDIMScheduler(prediction_type="noise")
     with pytest.raises(ValueError, match="offset_cosine"):
         FlowerDDIMScheduler(schedule="squaredcos_cap_v2")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where a number is fetched from a tensor: on a GPU Python would wait there for all that is under way."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a number was fetched from the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_no_step_waits_for_the_device(noise, eta):
+    scheduler = FlowerDDIMScheduler()
+    scheduler.set_timesteps(5)
+    timesteps = list(scheduler.timesteps)
+    with NoWaiting():
+        for timestep in timesteps:
+            sample = scheduler.step(noise, timestep, noise, eta=eta).prev_sample
+            scheduler.invert_step(noise, timestep, noise, noise)
+        with pytest.raises(AssertionError, match="fetched"):
+            sample[0, 0, 0, 0].item()

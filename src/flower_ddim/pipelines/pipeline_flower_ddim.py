@@ -4,21 +4,34 @@ import contextlib
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from diffusers import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+# diffusers loads a component only from a module that is imported already.
 from ..models import unet_flower_ddim  # noqa: F401
 from ..schedulers import scheduling_flower_ddim  # noqa: F401
-
-# diffusers loads a component only from a module that is already imported.
 from .image_processing import fit_pixels, pixels
 from .portable import PortablePipeline
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class DenoisingState:
+    """A generation after one of its steps: which step at which timestep, what it began with, and what came of it, (B, C, H, W).
+
+    The next step begins with what stands in `latents` by then; after the last step these are the images.
+    """
+
+    step_index: int
+    timestep: torch.Tensor
+    noisy: torch.Tensor
+    latents: torch.Tensor
 
 
 class FlowerDDIMPipeline(PortablePipeline):
@@ -28,9 +41,8 @@ class FlowerDDIMPipeline(PortablePipeline):
         unet: a [`FlowerUNet2DModel`], or a stock `UNet2DModel`.
         scheduler: a [`FlowerDDIMScheduler`], or any stock scheduler made from its configuration.
 
-    Latents are standardised images of shape (B, C, H, W): image = unet.config.image_mean + unet.config.image_std · latent, and
-    mean and standard deviation are 0.5 where the model has none. They are kept in float32 whatever the dtype of the
-    weights, whose rounding would be visible as banding.
+    Latents are standardised images (B, C, H, W): image = unet.config.image_mean + unet.config.image_std · latent, with 0.5 for both
+    where the model has none. They are float32 whatever the dtype of the weights, whose rounding would be visible as banding.
     """
 
     model_cpu_offload_seq = "unet"
@@ -62,21 +74,16 @@ class FlowerDDIMPipeline(PortablePipeline):
 
         Args:
             batch_size: number of images.
-            generator: source of the noise. A list gives every image a generator of its own, and then an image does not
-                depend on those generated with it.
+            generator: source of the noise, one for all images, or a list of one each: then an image does not depend on the others.
             num_inference_steps: network evaluations per image, any integer ≥ 1.
             eta: η of DDIM in [0, 1]; 0 is deterministic. Other schedulers take only 0.
-            latents: initial noise of shape (batch_size, C, H, W) and unit variance instead of drawn noise. `batch_size` may
-                then be left at 1.
+            latents: noise of shape (batch_size, C, H, W) and unit variance to start from; `batch_size` may then be left at 1.
             output_type: `"pil"`, `"np"` (batch_size, H, W, C) or `"pt"` (batch_size, C, H, W), both float32 in [0, 1], or
                 `"latent"`, standardised and not clipped.
-            return_dict: whether to return an [`~diffusers.ImagePipelineOutput`] or a tuple.
+            return_dict: whether to return an [`~diffusers.ImagePipelineOutput`] or a tuple of the images.
             callback_on_step_end: called after every step as `callback(pipeline, step_index, timestep, {"latents": …})`;
                 the "latents" of the dictionary that it returns replace the current ones.
             callback_on_step_end_tensor_inputs: what the callback is given; only "latents".
-
-        Returns:
-            The images, as `.images` or as the only element of a tuple.
 
         Raises:
             ValueError: for an argument out of range, naming the remedy.
@@ -84,32 +91,47 @@ class FlowerDDIMPipeline(PortablePipeline):
         batch_size = self._check_inputs(
             batch_size, generator, num_inference_steps, eta, latents, output_type, callback_on_step_end_tensor_inputs
         )
-        device = self._execution_device
         if latents is None:
-            latents = randn_tensor(
-                (batch_size, *self.latent_shape), generator=generator, device=device, dtype=torch.float32
-            )
+            shape = (batch_size, *self.latent_shape)
+            latents = randn_tensor(shape, generator, self._execution_device, dtype=torch.float32)
+        for state in self.denoise(latents, num_inference_steps, eta, generator):
+            if callback_on_step_end is not None:
+                tensors = {"latents": state.latents} if callback_on_step_end_tensor_inputs else {}
+                answer = callback_on_step_end(self, state.step_index, state.timestep, tensors)
+                state.latents = answer.pop("latents", state.latents)
+        images = state.latents if output_type == "latent" else self.postprocess(state.latents, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        num_inference_steps: int = 20,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Iterator[DenoisingState]:
+        """Yields a [`DenoisingState`] after every step from noise to images; `__call__` is a loop over this.
+
+        Args:
+            latents: noise of shape (B, C, H, W) and unit variance.
+            num_inference_steps, eta, generator: as in the call.
+        """
+        device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
         latents = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
         step_kwargs = self._step_kwargs(generator, eta)
-
         with self._unet_in_eval_mode(), self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, timestep in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
-                model_output = self.unet(model_input, timestep, return_dict=False)[0]
-                latents = self.scheduler.step(
-                    model_output.to(latents.dtype), timestep, latents, **step_kwargs, return_dict=False
-                )[0]
-                if callback_on_step_end is not None:
-                    tensors = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
-                    latents = callback_on_step_end(self, i, timestep, tensors).pop("latents", latents)
+                model_output = self.unet(model_input, timestep, return_dict=False)[0].to(latents.dtype)
+                step = self.scheduler.step(model_output, timestep, latents, **step_kwargs, return_dict=False)
+                state = DenoisingState(i, timestep, noisy=latents, latents=step[0])
+                yield state
+                latents = state.latents
                 progress_bar.update()
-
-        images = latents if output_type == "latent" else self.postprocess(latents, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @torch.no_grad()
     def interpolate(
@@ -117,19 +139,16 @@ class FlowerDDIMPipeline(PortablePipeline):
     ) -> ImagePipelineOutput | tuple:
         """Generates the images on the way from one noise to the next, along a·cos(πw/2) + b·sin(πw/2) for w from 0 to 1.
 
-        On this path the variance stays at one where that of the ends is one, so every point of it is a noise that the model knows;
-        on a straight line it would fall to a half.
+        On this path the variance stays at one, so every point is noise that the model knows; on a straight line it falls to a half.
 
         Args:
             anchors: two or more noises, shape (C, H, W) or (1, C, H, W) each, or (N, C, H, W) for several of them.
-            num_images: number of images from one anchor to the next, both included, at least 2. An anchor between two
-                sections appears once, so N anchors make (N - 1)·(num_images - 1) + 1 images.
-            closed: whether to go on from the last anchor to the first, which is not repeated at the end: N·(num_images - 1)
-                images, an animation without a jump.
-            rescale: whether every point of the way is given the standard deviation between those of its two anchors (their
-                weighted geometric mean). For noises from [`invert`], whose deviations differ from one and from each other:
-                without this the stronger one covers the other over half of the way.
-            kwargs: what generation takes (`num_inference_steps`, `output_type`, …).
+            num_images: images from one anchor to the next, both included, at least 2. An anchor between two sections appears once,
+                so N anchors make (N - 1)·(num_images - 1) + 1 images.
+            closed: whether to return to the first anchor, which is not repeated: N·(num_images - 1) images, a loop without a jump.
+            rescale: whether every point of the way has a standard deviation between those of its two anchors (their weighted
+                geometric mean). For noises from [`invert`]: without this the stronger one covers the other on half of the way.
+            kwargs: arguments of the call (`num_inference_steps`, `output_type`, …).
         """
         if not isinstance(num_images, numbers.Integral) or num_images < 2:
             raise ValueError(f"`num_images` is {num_images!r}, but must be an integer >= 2: both ends are images too.")
@@ -162,9 +181,8 @@ class FlowerDDIMPipeline(PortablePipeline):
     def invert(self, images, num_inference_steps: int = 20, num_fixed_point_iterations: int = 3) -> torch.Tensor:
         """Finds the noise from which the deterministic sampler (η = 0) generates given images in as many steps.
 
-        The steps of the sampler are undone one by one, the last first. Each is an implicit equation for the noisier state,
-        solved by fixed-point iteration (see [`FlowerDDIMScheduler.invert_step`]) from what was predicted one state before; nothing
-        is clipped. The first one undone yields the image: there the noise that the network itself sees is put back.
+        The steps of the sampler are undone one by one, the last first. Each is an implicit equation for the noisier state, solved
+        by fixed-point iteration (see [`FlowerDDIMScheduler.invert_step`]) from the prediction for the state before.
 
         Args:
             images: what `preprocess` takes.
@@ -172,8 +190,7 @@ class FlowerDDIMPipeline(PortablePipeline):
             num_fixed_point_iterations: network evaluations per step, at least 1; see `docs/pictures.md` for what they buy.
 
         Returns:
-            Noise of shape (B, C, H, W), float32, for `latents` of the call. Its standard deviation is near one only if the model
-            knows images like these well.
+            Noise of shape (B, C, H, W), float32, for `latents`; its deviation is near one if the model knows such images.
 
         Raises:
             ValueError: for images that cannot be used, and for a scheduler that does not sample by the same steps.
@@ -183,11 +200,8 @@ class FlowerDDIMPipeline(PortablePipeline):
                 f"The steps of this {type(self.scheduler).__name__} cannot be inverted: put a FlowerDDIMScheduler with "
                 "`clip_sample=False` into the pipeline, `FlowerDDIMScheduler.from_config(pipe.scheduler.config)` for instance."
             )
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_fixed_point_iterations", num_fixed_point_iterations),
-        ):
-            self._check_count(name, value)
+        self._check_count("num_inference_steps", num_inference_steps)
+        self._check_count("num_fixed_point_iterations", num_fixed_point_iterations)
         self._check_schedule()
         device = self._execution_device
         latents = self.preprocess(images).to(device)
@@ -202,17 +216,17 @@ class FlowerDDIMPipeline(PortablePipeline):
                 for _ in range(num_fixed_point_iterations):
                     model_output = self.unet(latents.to(self.unet.dtype), timestep, return_dict=False)[0]
                     image = self.scheduler.invert_step(model_output, timestep, latents, target)
-                    latents, previous = self._accelerate(latents, image, previous)
+                    latents, previous = self._anderson_step(latents, image, previous)
                 progress_bar.update()
         self.maybe_free_model_hooks()
         return latents
 
     @staticmethod
-    def _accelerate(guess: torch.Tensor, image: torch.Tensor, previous: tuple | None) -> tuple[torch.Tensor, tuple]:
+    def _anderson_step(guess: torch.Tensor, image: torch.Tensor, previous: tuple | None) -> tuple[torch.Tensor, tuple]:
         """The next guess of a fixed point, for every picture by itself: Anderson acceleration that remembers one iterate.
 
-        Plain iteration takes the `image` of the guess under the map. Two residuals together tell more nearly where the fixed point
-        lies (Walker & Ni 2011, algorithm AA with m = 1): half the error for the same number of network evaluations.
+        Plain iteration takes the `image` of the guess. Two residuals together tell better where the fixed point lies (Walker & Ni
+        2011, algorithm AA with m = 1): half the error for the same number of network evaluations.
         """
         residual = image - guess
         if previous is None:
@@ -225,17 +239,12 @@ class FlowerDDIMPipeline(PortablePipeline):
         return image - weight.clamp(-2, 2) * (image - previous_image), (residual, image)
 
     def preprocess(self, images) -> torch.Tensor:
-        """Turns pictures into standardised model input: the inverse of what generation does to its latents.
-
-        Pictures are cut to the proportions of the model around their centre, resized (bilinear, antialiased), and made grey or
-        coloured as the model needs.
+        """Turns pictures into model input (N, C, H, W), float32, (image - image_mean) / image_std: the inverse of [`postprocess`].
 
         Args:
             images: a picture or a list of pictures of any size: PIL images of any mode, arrays (H, W), (H, W, C) or
-                (N, H, W, C), tensors (C, H, W) or (N, C, H, W); numbers are uint8 or floating point in [0, 1].
-
-        Returns:
-            Tensor of shape (N, C, H, W), float32: (image - image_mean) / image_std.
+                (N, H, W, C), tensors (C, H, W) or (N, C, H, W); numbers are uint8 or floating point in [0, 1]. They are cropped
+                around their centre, resized (bilinear, antialiased), and made grey or coloured as the model needs.
 
         Raises:
             ValueError: if there are no pictures, or for numbers out of range, NaN, and numbers of channels that make no sense.
@@ -265,18 +274,14 @@ class FlowerDDIMPipeline(PortablePipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` is {output_type!r}, but must be one of {', '.join(OUTPUT_TYPES)}.")
         if not set(callback_tensor_inputs) <= set(self._callback_tensor_inputs):
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` is {callback_tensor_inputs}, but only "
-                f"{self._callback_tensor_inputs} can be asked for."
-            )
+            given = f"`callback_on_step_end_tensor_inputs` is {callback_tensor_inputs}"
+            raise ValueError(f"{given}, but only {self._callback_tensor_inputs} can be asked for.")
         if latents is not None:
             batch_size = latents.shape[0] if batch_size == 1 and latents.ndim == 4 else batch_size
             self._check_latents(latents, batch_size, "latents")
         if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(
-                f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for: give one generator an image, "
-                "or a single one."
-            )
+            given = f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for"
+            raise ValueError(f"{given}: give one generator an image, or a single one.")
         self._check_schedule()
         return batch_size
 
@@ -294,8 +299,7 @@ class FlowerDDIMPipeline(PortablePipeline):
         if theirs is not None and (len(ours) != len(theirs) or (ours - theirs.cpu()).abs().max() > 1e-3):
             raise ValueError(
                 f"The U-Net was made for another noise schedule, {self.unet.schedule}, than the scheduler: make that with "
-                "FlowerDDIMScheduler(schedule=…, min_signal_rate=…, max_signal_rate=…), and stock ones with "
-                "`from_config` from its configuration."
+                "FlowerDDIMScheduler(schedule=…, …), and stock ones with `from_config` from its configuration."
             )
 
     def _check_latents(self, latents: torch.Tensor, batch_size: int, name: str):
@@ -318,11 +322,9 @@ class FlowerDDIMPipeline(PortablePipeline):
         """What the scheduler's `step` takes of `generator` and `eta`: stock schedulers differ."""
         parameters = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in parameters:
-            raise ValueError(
-                f"`eta` is {eta}, but {type(self.scheduler).__name__} has no such setting: leave it at 0."
-            )
-        step_kwargs = {"eta": eta, "generator": generator}
-        return {name: value for name, value in step_kwargs.items() if name in parameters}
+            given = f"`eta` is {eta}, but {type(self.scheduler).__name__}"
+            raise ValueError(f"{given} has no such setting: leave it at 0.")
+        return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in parameters}
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the channels, shaped to go with images."""

@@ -10,10 +10,8 @@ from types import ModuleType
 
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 
-from ..storage.safe_loading import ask_for_safetensors, read_json_object
+from ..storage.safe_loading import ask_for_safetensors
 
-
-PIPELINE_MODULE = "pipeline_flower_ddim"
 
 # Component -> the module of the package that defines it, its class, and what any other class must derive from. In a saved folder
 # the module's file has the last part of its name.
@@ -31,15 +29,12 @@ class PortablePipeline(DiffusionPipeline):
     """A pipeline of a U-Net and a scheduler that is saved together with its code.
 
     The folder loads through [`from_pretrained`], which runs only this package's own code, and elsewhere through
-    `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`. `model_index.json` names files of the folder
-    (`["unet_flower_ddim", "FlowerUNet2DModel"]`); loading maps them to the modules of this package.
+    `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
     """
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a pipeline from a folder, or from the Hub by id; see `DiffusionPipeline.from_pretrained`.
-
-        It runs no code of the folder, and reads only safetensors.
+        """Loads a pipeline from a folder, or from the Hub by id; runs no code of the folder, and reads only safetensors.
 
         Raises:
             OSError: if files of the folder are missing or damaged, or the Hub cannot be reached or refuses.
@@ -53,29 +48,23 @@ class PortablePipeline(DiffusionPipeline):
 
     @classmethod
     def _dict_from_json_file(cls, json_file):
-        """Reads `model_index.json`; the class is known here, so its file in the folder is not needed."""
-        config = read_json_object(json_file)
-        if isinstance(config.get("_class_name"), list):
-            config["_class_name"] = config["_class_name"][-1]
-        return config
+        # The class is known here, so its file in the folder is not needed.
+        config = super()._dict_from_json_file(json_file)
+        name = config["_class_name"]
+        return config | {"_class_name": name[-1] if isinstance(name, list) else name}
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path, **kwargs):
-        """Reads `model_index.json`, and refuses that of a pipeline with other components."""
-        try:
-            config = super().load_config(pretrained_model_name_or_path, **kwargs)
-        except OSError as error:
-            raise OSError(f"{error} Name a folder that `save_pretrained` has written.") from error
-        components = sorted(name for name, value in config.items() if isinstance(value, (list, tuple)))
-        if components != sorted(COMPONENTS):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds a {config.get('_class_name')} of {', '.join(components) or 'nothing'}, "
-                "but this pipeline has a scheduler and a unet: load it with DiffusionPipeline.from_pretrained."
-            )
-        for name in COMPONENTS:
-            config[name] = _resolve_component(name, config[name])
+        """Reads `model_index.json`, and maps the files that it names to modules that are loaded already."""
+        config = super().load_config(pretrained_model_name_or_path, **kwargs)
         if loading := _from_package("pipelines.loading"):
-            loading.check_configurations(pretrained_model_name_or_path, COMPONENTS)
+            loading.check_folder(pretrained_model_name_or_path, config, COMPONENTS)
+        for name, (module, _, _) in COMPONENTS.items():
+            if _stem(config[name][0]) == _stem(module):
+                # In a saved folder the files lie side by side. A copy that runs there may not have loaded this component yet.
+                sibling = f"{__name__.rpartition('.')[0]}.{_stem(module)}"
+                loaded = (known_as for known_as in (sibling, module) if known_as in sys.modules)
+                config[name] = [next(loaded, config[name][0]), config[name][1]]
         return config
 
     @classmethod
@@ -86,8 +75,7 @@ class PortablePipeline(DiffusionPipeline):
             stem = _stem(module)
             if config_dict.get(name) is not None and config_dict[name][0] == stem and stem not in sys.modules:
                 sys.modules[stem] = stand_in = _StandIn(stem)
-                for known_as in (class_name, base.__name__):
-                    setattr(stand_in, known_as, base)
+                stand_in.__dict__.update({class_name: base, base.__name__: base})
         return super().extract_init_dict(config_dict, **kwargs)
 
     def __init__(self):
@@ -97,13 +85,7 @@ class PortablePipeline(DiffusionPipeline):
                 del sys.modules[_stem(module)]
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
-        """Saves the pipeline and its code, see `DiffusionPipeline.save_pretrained`.
-
-        Args:
-            save_directory: the folder.
-            push_to_hub: whether to upload it, too, by [`push_to_hub`] with its arguments among `kwargs`; `repo_id` is the name of
-                the folder by default.
-        """
+        """Saves the pipeline and its code; `push_to_hub=True` also calls [`push_to_hub`] with its arguments among `kwargs`."""
         for_the_hub = ("repo_id", "commit_message", "private", "token", "create_pr")
         hub_options = {name: kwargs.pop(name) for name in for_the_hub if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -127,7 +109,7 @@ class PortablePipeline(DiffusionPipeline):
         for name, (module, class_name, _) in COMPONENTS.items():
             if _stem(index[name][0]) == _stem(module):
                 entries[name] = [_write_module(index[name][0], folder / name), class_name]
-        if _stem(type(self).__module__) == PIPELINE_MODULE:  # not a class that somebody derived from it
+        if _stem(type(self).__module__) == "pipeline_flower_ddim":  # not a class that somebody derived from ours
             entries["_class_name"] = [_write_module(type(self).__module__, folder), type(self).__name__]
         return entries
 
@@ -142,8 +124,7 @@ class PortablePipeline(DiffusionPipeline):
 def _from_package(module: str) -> ModuleType | None:
     """A module of the installed package by its name, or `None` where this code runs as a copy in a saved folder, without it.
 
-    An import statement would not do. A copy would fail where the package is missing, everything imported here is written into
-    every copy, and what uploads a pipeline lies above it: the package's imports run one way.
+    No import statement would do: what is imported is written into every copy, and what uploads a pipeline lies above it.
     """
     try:
         return importlib.import_module(f"flower_ddim.{module}")
@@ -151,29 +132,6 @@ def _from_package(module: str) -> ModuleType | None:
         if (error.name or "").partition(".")[0] != "flower_ddim":  # an extra is missing, say
             raise
         return None
-
-
-def _resolve_component(name: str, entry) -> list[str]:
-    """An entry `[library, class]` of `model_index.json`, checked, and with the module that defines our class where it is ours.
-
-    Raises:
-        ValueError: for anything but our class, or a model or scheduler of a module that is imported already.
-    """
-    module, own_class, base = COMPONENTS[name]
-    problem = f"`{name}` is {entry} in model_index.json, but must be [library, class] of a {base.__name__}"
-    if len(entry) != 2 or not all(isinstance(part, str) and part for part in entry):
-        raise ValueError(f"{problem}.")
-    library, class_name = entry
-    if _stem(library) == _stem(module):
-        if class_name != own_class:
-            raise ValueError(f"{problem}, here {own_class}.")
-        # In a saved folder the files lie side by side. A copy that runs there may not have loaded this component yet.
-        sibling = f"{__name__.rpartition('.')[0]}.{_stem(module)}"
-        return [next((m for m in (sibling, module) if m in sys.modules), library), class_name]
-    named = getattr(sys.modules.get(library), class_name, None)
-    if not (isinstance(named, type) and issubclass(named, base)):
-        raise ValueError(f"{problem} that is already imported.")
-    return [library, class_name]
 
 
 def _write_module(module: str, folder: Path) -> str:

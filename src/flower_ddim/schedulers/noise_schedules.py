@@ -1,8 +1,7 @@
-"""Diffusion schedules: how much signal and how much noise there is at every diffusion time.
+"""Diffusion schedules: how much signal and how much noise there is at every diffusion time u, from 0 (data) to 1 (noise).
 
-The *diffusion time* u runs from 0 (data) to 1 (noise). A schedule maps it to the *signal rate* √ᾱ and the *noise rate*
-√(1-ᾱ), so that x_u = signal_rate · x_0 + noise_rate · ε (Ho et al. 2020, equation 4). The squares of the rates are powers
-(variances) and add up to one.
+A schedule maps u to the *signal rate* √ᾱ and the *noise rate* √(1-ᾱ), so that x_u = signal_rate · x_0 + noise_rate · ε (Ho et
+al. 2020, equation 4). The squares of the rates are powers (variances) and add up to one.
 """
 
 import math
@@ -11,19 +10,17 @@ from dataclasses import dataclass
 import torch
 
 
-LINEAR_BETA_START, LINEAR_BETA_END = 0.0001, 0.02
-
-# Whatever divides by a signal rate uses at least this: pure `cosine` ends in no signal at all.
-SIGNAL_RATE_FLOOR = 1e-3
+SCHEDULES = ("linear", "cosine", "offset_cosine")
+SIGNAL_RATE_FLOOR = 1e-3  # whoever divides by a signal rate uses at least this: `cosine` ends in no signal at all
+MAX_TIMESTEPS = 100_000  # far more than anybody needs; a damaged configuration must not fill the memory with a table
 
 
 def linear(diffusion_time: torch.Tensor, num_train_timesteps: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear β schedule (Ho et al. 2020, section 4): β_t rises from 0.0001 at t = 1 to 0.02 at t = `num_train_timesteps`.
+    """Linear β schedule (Ho et al. 2020, section 4): β_t rises from 0.0001 at t = 1 to 0.02 at t = `num_train_timesteps` = T.
 
-    ᾱ is the cumulative product of 1 - β_t, placed at u = t / `num_train_timesteps` with ᾱ(0) = 1; between these grid points
-    log ᾱ is interpolated. Arguments, result and dtype are those of [`DiffusionSchedule.rates`].
+    ᾱ is the cumulative product of 1 - β_t, placed at u = t/T with ᾱ(0) = 1; log ᾱ is interpolated between these points.
     """
-    betas = torch.linspace(LINEAR_BETA_START, LINEAR_BETA_END, num_train_timesteps, dtype=torch.float64, device="cpu")
+    betas = torch.linspace(0.0001, 0.02, num_train_timesteps, dtype=torch.float64, device="cpu")
     log_alphas_cumprod = torch.nn.functional.pad(torch.log1p(-betas).cumsum(0), (1, 0))
     log_alphas_cumprod = log_alphas_cumprod.to(diffusion_time.device, diffusion_time.dtype)
     position = diffusion_time * num_train_timesteps
@@ -42,18 +39,10 @@ def cosine(diffusion_time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def offset_cosine(
     diffusion_time: torch.Tensor, min_signal_rate: float = 0.02, max_signal_rate: float = 0.95
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine schedule between two signal rates (the Keras DDIM example): neither end is pure signal or pure noise.
-
-    The signal rate is `max_signal_rate` at u = 0 and `min_signal_rate` at u = 1; the angle between is linear in u.
-    """
+    """Cosine schedule (Keras example) from `max_signal_rate` at u = 0 to `min_signal_rate` at u = 1, the angle linear in u."""
     start_angle, end_angle = math.acos(max_signal_rate), math.acos(min_signal_rate)
     angle = start_angle + diffusion_time * (end_angle - start_angle)
     return torch.cos(angle), torch.sin(angle)
-
-
-MAX_TIMESTEPS = 100_000  # of which there are tables; beyond every use
-
-SCHEDULES = ("linear", "cosine", "offset_cosine")
 
 
 @dataclass(frozen=True)
@@ -75,23 +64,19 @@ class DiffusionSchedule:
     num_train_timesteps: int = 1000
 
     def __post_init__(self):
+        low, high, timesteps = self.min_signal_rate, self.max_signal_rate, self.num_train_timesteps
         if self.name not in SCHEDULES:
             raise ValueError(f"`schedule` is {self.name!r}, but must be one of {', '.join(SCHEDULES)}.")
-        if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
-            raise ValueError(
-                f"`min_signal_rate` = {self.min_signal_rate} and `max_signal_rate` = {self.max_signal_rate} must "
-                "satisfy 0 < min_signal_rate < max_signal_rate <= 1."
-            )
-        if type(self.num_train_timesteps) is not int or not 1 <= self.num_train_timesteps <= MAX_TIMESTEPS:
-            raise ValueError(
-                f"`num_train_timesteps` is {self.num_train_timesteps!r}, but must be an integer >= 1, and <= {MAX_TIMESTEPS:,}."
-            )
+        if not 0 < low < high <= 1:
+            given = f"`min_signal_rate` = {low} and `max_signal_rate` = {high}"
+            raise ValueError(f"{given} must satisfy 0 < min_signal_rate < max_signal_rate <= 1.")
+        if type(timesteps) is not int or not 1 <= timesteps <= MAX_TIMESTEPS:
+            given = f"`num_train_timesteps` is {timesteps!r}"
+            raise ValueError(f"{given}, but must be an integer >= 1, and <= {MAX_TIMESTEPS:,}.")
 
     def diffusion_time(self, timestep: torch.Tensor) -> torch.Tensor:
-        """Diffusion time u = (t + 1) / T of timesteps t in [-1, T - 1], integer or fractional, of any dtype.
-
-        Computed in float32 or better. Half precision cannot hold 999 (bfloat16 rounds it to 1000), so u is clamped to [0, 1].
-        """
+        """Diffusion time u = (t + 1) / T of timesteps t in [-1, T - 1], integer or fractional, of any dtype; float32 or better."""
+        # Half precision cannot hold 999 (bfloat16 rounds it to 1000), so u is clamped.
         dtype = torch.float64 if timestep.dtype == torch.float64 else torch.float32
         return ((timestep.to(dtype) + 1) / self.num_train_timesteps).clamp(0, 1)
 
@@ -108,10 +93,7 @@ class DiffusionSchedule:
         return offset_cosine(diffusion_time, self.min_signal_rate, self.max_signal_rate)
 
     def alphas_cumprod(self) -> torch.Tensor:
-        """The table ᾱ((k + 1) / T) of the integer timesteps k = 0 … T-1, in float64, as the stock schedulers use it.
-
-        Floored so that nobody who divides by its root meets zero.
-        """
+        """The table ᾱ((k + 1) / T) of the integer timesteps k = 0 … T-1 for the stock schedulers, float64, floored above zero."""
         time = torch.arange(1, self.num_train_timesteps + 1, dtype=torch.float64) / self.num_train_timesteps
         return self.rates(time)[0].clamp(min=SIGNAL_RATE_FLOOR) ** 2
 

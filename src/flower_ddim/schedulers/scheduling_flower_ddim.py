@@ -1,40 +1,25 @@
 """DDIM sampling (Song et al. 2020) over continuous diffusion time, with the interface of diffusers' schedulers."""
 
 import numbers
-from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..storage.safe_loading import read_json_object
+from ..storage.json_objects import read_json_object
 from .noise_schedules import SCHEDULES, SIGNAL_RATE_FLOOR, DiffusionSchedule
 
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
-@dataclass
-class FlowerDDIMSchedulerOutput(BaseOutput):
-    """Result of [`FlowerDDIMScheduler.step`].
-
-    Attributes:
-        prev_sample: x_{t'} at the next, less noisy timestep; after the last one the predicted image itself.
-        pred_original_sample: the image x̂_0 predicted from the current sample.
-    """
-
-    prev_sample: torch.Tensor
-    pred_original_sample: torch.Tensor
-
-
 class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
     """Denoising diffusion implicit models (Song et al. 2020), exact for every number of steps.
 
-    N steps visit the diffusion times u = 1, 1 - 1/N, …, 1/N, that is the timesteps T·u - 1, which need not be integers. The
-    last step returns the predicted image. `DDIMScheduler`, `DDPMScheduler`, `DPMSolverMultistepScheduler`,
-    `UniPCMultistepScheduler` and `EulerDiscreteScheduler` can each be made from this scheduler's configuration:
+    N steps visit the diffusion times u = 1, 1 - 1/N, …, 1/N, that is the timesteps T·u - 1, which need not be integers. The last
+    step returns the predicted image. Stock schedulers such as `DPMSolverMultistepScheduler` are made from this one's configuration:
     `DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)`.
 
     Args:
@@ -42,8 +27,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         schedule, min_signal_rate, max_signal_rate: see [`DiffusionSchedule`]; must be those of the model.
         prediction_type: what the model predicts: the noise (`"epsilon"`), the image (`"sample"`), or the velocity
             signal_rate · ε - noise_rate · x_0 (`"v_prediction"`; Salimans & Ho 2022, appendix D).
-        clip_sample: whether to clip the predicted image to ±`clip_sample_range`. The noise is then derived anew from the
-            clipped image, without which η = 1 is not DDPM.
+        clip_sample: whether to clip the predicted image to ±`clip_sample_range`, and to derive the noise anew from it.
 
     Raises:
         ValueError: for an unknown schedule or prediction type, or impossible signal rates.
@@ -59,13 +43,8 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
     order = 1
     init_noise_sigma = 1.0
 
-    # What makes the stock schedulers compute the same thing. They read these entries from the configuration; here they are
-    # consequences of the arguments, not arguments.
-    _entries_for_stock_schedulers = {
-        "timestep_spacing": "trailing",
-        "set_alpha_to_one": True,
-        "final_sigmas_type": "zero",
-    }
+    # Stock schedulers read these entries from the configuration, and with them compute the same; they are no arguments here.
+    _for_stock_schedulers = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "final_sigmas_type": "zero"}
 
     @register_to_config
     def __init__(
@@ -88,23 +67,20 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         self.alphas_cumprod = self.schedule.alphas_cumprod().float()
         self.final_alpha_cumprod = torch.tensor(1.0)
 
-        # `from_config` of another class drops what is listed as left at its default here and takes that class's default instead.
-        # The arguments that the stock schedulers share must not be dropped; ours should be, or they would be warned about.
-        names = {"schedule": "name", "min_signal_rate": "min_signal_rate", "max_signal_rate": "max_signal_rate"}
-        left_at_default = [
-            argument
-            for argument, field in names.items()
-            if getattr(self.schedule, field) == getattr(DiffusionSchedule, field)
-        ]
+        # `from_config` of another class drops what is listed as left at its default, and takes that class's own. It must not drop
+        # arguments that the stock schedulers share; it should drop ours, or warn of them.
+        own = {"schedule": schedule, "min_signal_rate": min_signal_rate, "max_signal_rate": max_signal_rate}
+        defaults = DiffusionSchedule.name, DiffusionSchedule.min_signal_rate, DiffusionSchedule.max_signal_rate
+        left_at_default = [name for name, default in zip(own, defaults, strict=True) if own[name] == default]
         self.register_to_config(
             trained_betas=self.schedule.betas().tolist(),
             _use_default_values=left_at_default,
-            **self._entries_for_stock_schedulers,
+            **self._for_stock_schedulers,
         )
 
         self.num_inference_steps = None
         self.timesteps = self.schedule.timestep(torch.arange(num_train_timesteps, 0, -1) / num_train_timesteps)
-        self._signal_rates = self._noise_rates = None
+        self._rates = None
 
     @classmethod
     def _dict_from_json_file(cls, json_file):
@@ -113,7 +89,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
         # Derived entries are derived anew: a table that belongs to other arguments must not survive a change of these.
-        derived = ("trained_betas", *cls._entries_for_stock_schedulers)
+        derived = ("trained_betas", *cls._for_stock_schedulers)
         own = {name: value for name, value in config_dict.items() if name not in derived}
         if "schedule" not in config_dict and "schedule" not in kwargs:
             own["schedule"] = cls._schedule_of(config_dict)
@@ -121,11 +97,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
 
     @staticmethod
     def _schedule_of(config: dict) -> str:
-        """Name of the schedule of a configuration that a stock scheduler has written.
-
-        Raises:
-            ValueError: if it is none of ours, which a network trained with it would not do well with.
-        """
+        """Name of the schedule in a configuration that a stock scheduler has written; a ValueError if it is none of ours."""
         names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
         given = {name: config[name] for name in names if config.get(name) is not None}
         if given.keys() <= {"num_train_timesteps"}:
@@ -136,37 +108,27 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             ours = DiffusionSchedule(name, num_train_timesteps=len(table), **rates).alphas_cumprod()
             if (ours - table).abs().max() < 1e-3:  # the table is a cumulative product in float32
                 return name
-        stated = given.get("beta_schedule", "as `trained_betas` say")
-        raise ValueError(
-            f"The noise schedule of this configuration ({stated}) is none of {', '.join(SCHEDULES)}: keep its own scheduler."
-        )
+        what = f"The noise schedule of this configuration ({given.get('beta_schedule', 'as `trained_betas` say')})"
+        raise ValueError(f"{what} is none of {', '.join(SCHEDULES)}: keep its own scheduler.")
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None):
-        """Chooses the timesteps of a generation: `timesteps`, float32, from T - 1 (u = 1) down to T/N - 1 (u = 1/N).
-
-        Args:
-            num_inference_steps: the number N of steps, any integer ≥ 1.
-            device: where to keep the timesteps.
-        """
-        if (
-            isinstance(num_inference_steps, bool)
-            or not isinstance(num_inference_steps, numbers.Integral)
-            or num_inference_steps < 1
-        ):
+        """Chooses the `timesteps` of N = `num_inference_steps` ≥ 1 steps, float32, from T - 1 (u = 1) down to T/N - 1 (u = 1/N)."""
+        is_count = isinstance(num_inference_steps, numbers.Integral) and not isinstance(num_inference_steps, bool)
+        if not is_count or num_inference_steps < 1:
             raise ValueError(f"`num_inference_steps` is {num_inference_steps!r}, but must be an integer >= 1.")
         self.num_inference_steps = num_inference_steps
         diffusion_time = torch.arange(num_inference_steps, 0, -1, dtype=torch.float64) / num_inference_steps
         self.timesteps = self.schedule.timestep(diffusion_time).to(device, torch.float32)
-        signal_rates, noise_rates = self.schedule.rates(diffusion_time)
-        # What follows the last timestep is the predicted image itself: signal rate 1, noise rate 0.
-        self._signal_rates = torch.nn.functional.pad(signal_rates, (0, 1), value=1.0).to(device, torch.float32)
-        self._noise_rates = torch.nn.functional.pad(noise_rates, (0, 1), value=0.0).to(device, torch.float32)
+        rates = torch.stack(self.schedule.rates(diffusion_time))
+        # After the last timestep comes the predicted image itself: signal rate 1, noise rate 0.
+        following = torch.cat([rates[:, 1:], torch.tensor([[1.0], [0.0]], dtype=rates.dtype)], dim=1)
+        self._rates = torch.cat([rates, following]).to(device, torch.float32)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | float | None = None) -> torch.Tensor:
-        """Returns `sample` as it is; other schedulers scale here."""
+        """Returns `sample` as it is; other schedulers scale it here."""
         return sample
 
     def step(
@@ -178,20 +140,21 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> FlowerDDIMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+    ) -> DDIMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """One step of equation (12) of Song et al. 2020, from `timestep` to the one that follows it in `timesteps`.
 
         Args:
             model_output: prediction of the model, shape (B, C, H, W).
-            timestep: one of `timesteps` (the nearest is taken, since half precision cannot hold them all).
-            sample: the noisy images x_t, in the shape of `model_output`.
+            timestep: one of `timesteps`, or near one: half precision cannot hold them all.
+            sample: the noisy images x_t, shape (B, C, H, W).
             eta: η in [0, 1]: 0 is deterministic, 1 adds the noise of DDPM.
             generator: source of the noise for η > 0, one for all images or one each.
             variance_noise: the noise itself, instead of a generator.
-            return_dict: whether to return a [`FlowerDDIMSchedulerOutput`] or a tuple.
+            return_dict: whether to return a [`DDIMSchedulerOutput`] or a tuple.
 
         Returns:
-            `prev_sample` and `pred_original_sample`, in the dtype of `sample`; computed in float32 or better.
+            `prev_sample`, x_{t'} at the next timestep and after the last one the image, and `pred_original_sample`, the predicted
+            image x̂_0, both in the dtype of `sample`; computed in float32 or better.
         """
         if self.num_inference_steps is None:
             raise ValueError("`num_inference_steps` is not set: call `set_timesteps` before `step`.")
@@ -208,9 +171,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         # - std_dev                                  -> σ_t(η)
 
         # 1. this timestep and the one that follows
-        index = self._index(timestep)
-        signal_rate, prev_signal_rate = self._signal_rates[index], self._signal_rates[index + 1]
-        noise_rate, prev_noise_rate = self._noise_rates[index], self._noise_rates[index + 1]
+        signal_rate, noise_rate, prev_signal_rate, prev_noise_rate = self._rates_of_step(timestep)
 
         # 2. predicted image and noise
         dtype = sample.dtype
@@ -233,15 +194,13 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         prev_sample = prev_signal_rate * pred_original_sample + direction
         if eta > 0:
             if variance_noise is None:
-                variance_noise = randn_tensor(
-                    sample.shape, generator=generator, device=sample.device, dtype=compute_dtype
-                )
+                variance_noise = randn_tensor(sample.shape, generator, sample.device, dtype=compute_dtype)
             prev_sample = prev_sample + std_dev * variance_noise
 
         prev_sample, pred_original_sample = prev_sample.to(dtype), pred_original_sample.to(dtype)
         if not return_dict:
             return prev_sample, pred_original_sample
-        return FlowerDDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
+        return DDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
 
     def invert_step(
         self,
@@ -252,20 +211,18 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
     ) -> torch.Tensor:
         """The sample which [`step`] with η = 0 takes to `prev_sample`, if the model predicts `model_output` at it.
 
-        Equation (12) of Song et al. 2020 solved for x_t. What the model predicts depends on x_t, so this is one iteration towards
-        a fixed point. It converges fastest with the quantity held that the network is smooth in: the noise of a network that
-        predicts noise, otherwise the velocity, with which nothing is divided by a small rate. With the angle whose cosine is
-        the signal rate, and its difference δ between the timesteps, the equation then reads x_{t'} = cos δ · x_t - sin δ · v.
+        Equation (12) of Song et al. 2020 solved for x_t. What the model predicts depends on x_t, so this is one iteration towards a
+        fixed point. It converges fastest where the quantity held is the one in which the network is smooth: the noise if it
+        predicts noise, else the velocity, for which nothing is divided by a small rate. If cos α is the signal rate, and δ the
+        difference of the α of both timesteps, the equation then reads x_{t'} = cos δ · x_t - sin δ · v.
 
         Args:
             model_output: prediction of the model at `sample`, shape (B, C, H, W).
-            timestep: the t of x_t, one of `timesteps` (the nearest is taken).
-            sample: the guess of x_t at which the model was asked.
+            timestep: the t of x_t, one of `timesteps`.
+            sample: the guess of x_t that the model was given.
             prev_sample: x_{t'}; after the last timestep that is the image.
         """
-        index = self._index(timestep)
-        signal_rate, prev_signal_rate = self._signal_rates[index], self._signal_rates[index + 1]
-        noise_rate, prev_noise_rate = self._noise_rates[index], self._noise_rates[index + 1]
+        signal_rate, noise_rate, prev_signal_rate, prev_noise_rate = self._rates_of_step(timestep)
         dtype = sample.dtype
         compute_dtype = torch.promote_types(dtype, torch.float32)
         model_output, sample, prev_sample = (x.to(compute_dtype) for x in (model_output, sample, prev_sample))
@@ -280,9 +237,11 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             guess = (prev_sample + sin * velocity) / cos
         return guess.to(dtype)
 
-    def _index(self, timestep: torch.Tensor | float) -> torch.Tensor:
-        """Place of `timestep` in `timesteps`: looked up, as no arithmetic could miss it, and no device is waited for."""
-        return (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs().argmin()
+    def _rates_of_step(self, timestep: torch.Tensor | float) -> tuple[torch.Tensor, ...]:
+        """Signal and noise rate at `timestep`, then those at the timestep that follows it, shape (1,) each."""
+        # Looked up, since arithmetic could miss the place, and all on the device, so that nothing waits for it.
+        distances = (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs()
+        return self._rates.index_select(1, distances.argmin().reshape(1)).unbind()
 
     def _predictions(
         self, model_output: torch.Tensor, sample: torch.Tensor, signal_rate: torch.Tensor, noise_rate: torch.Tensor
@@ -299,9 +258,8 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
     ) -> torch.Tensor:
         """The forward process in closed form: signal_rate · x_0 + noise_rate · ε (Ho et al. 2020, equation 4).
 
-        Args:
-            original_samples, noise: shape (B, ...).
-            timesteps: in [-1, T - 1], integer or fractional, a number or a tensor of shape (), (1,) or (B,).
+        `original_samples` and `noise` have the shape (B, ...); `timesteps` in [-1, T - 1], integer or fractional, are a number or a
+        tensor of shape (), (1,) or (B,).
         """
         signal_rate, noise_rate = self._rates_at(timesteps, original_samples)
         return (signal_rate * original_samples + noise_rate * noise).to(original_samples.dtype)
@@ -310,6 +268,12 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         """The velocity signal_rate · ε - noise_rate · x_0 (Salimans & Ho 2022, appendix D); arguments as for `add_noise`."""
         signal_rate, noise_rate = self._rates_at(timesteps, sample)
         return (signal_rate * noise - noise_rate * sample).to(sample.dtype)
+
+    def get_target(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor | float) -> torch.Tensor:
+        """What a network should predict, as `prediction_type` says: the noise, the images, or the velocity at these timesteps."""
+        if self.config.prediction_type == "epsilon":
+            return noise
+        return images if self.config.prediction_type == "sample" else self.get_velocity(images, noise, timesteps)
 
     def _rates_at(self, timesteps: torch.Tensor | float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rates at any timesteps, shaped to multiply the samples `like`."""
