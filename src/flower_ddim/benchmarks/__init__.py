@@ -1,5 +1,5 @@
-"""How fast and how large: this package beside what people would use instead, each contender in a process of its own.
+"""Measures speed and memory of this package beside its alternatives, each contender in a process of its own.
 
-`comparison` and `sizes` measure, `report` writes tables; nothing else of the package imports these modules. A contender imports
-only what it is made of, so the one in Keras runs in an environment without PyTorch.
+`comparison` and `sizes` measure, and `report` writes tables. The contender in Keras runs in an environment without PyTorch, so a
+module of a contender imports only what that contender needs.
 """

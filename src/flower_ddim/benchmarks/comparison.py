@@ -1,4 +1,4 @@
-"""Contenders side by side: they take turns within one run, so that whatever else happens on the machine happens to all of them."""
+"""Compares contenders. They take turns within one run, so other work on the machine slows all of them."""
 
 import logging
 import statistics
@@ -21,13 +21,13 @@ ENTRANTS = [name for name in CONTENDERS if name not in CEILINGS]
 
 @dataclass
 class Settings:
-    """What is measured, and how long.
+    """What to measure, and how long.
 
     Args:
         contenders: names from `CONTENDERS`.
         rounds: turns of every contender.
-        threads: that each may compute with.
-        tensorflow_python: interpreter for the contender in Keras; without one it is left out.
+        threads: number of threads for each.
+        tensorflow_python: interpreter for the contender in Keras, which does not take part without one.
     """
 
     contenders: Sequence[str] = field(default_factory=lambda: list(ENTRANTS))
@@ -49,7 +49,9 @@ class Settings:
         if unknown:
             raise ValueError(f"There is no contender {unknown}: choose among {', '.join(ENTRANTS)}.")
         if self.tensorflow_python is None and "keras" in self.contenders:
-            logger.warning("TensorFlow is not installed, so Keras is left out: `make bench` makes its environment.")
+            logger.warning(
+                "TensorFlow is not installed, so Keras does not take part: `make bench` makes its environment."
+            )
             self.contenders = [name for name in self.contenders if name != "keras"]
 
     def job(self, contender: str, task: str) -> Job:
@@ -72,7 +74,7 @@ def compare(settings: Settings) -> dict:
 
 
 def take_turns(settings: Settings, task: str) -> dict[str, dict]:
-    """Every contender does `task` once a round, and the ceilings are measured in between."""
+    """Lets every contender do `task` once a round, and measures the ceilings in between."""
     with ExitStack() as stack:
         workers = {}
         for name in settings.contenders:
@@ -84,7 +86,7 @@ def take_turns(settings: Settings, task: str) -> dict[str, dict]:
             workers[name] = stack.enter_context(settings.worker(settings.job(name, "ceiling")))
         turns = {name: [] for name in workers}
         for i in range(settings.rounds):
-            # Every second round goes the other way, so that nobody always follows the same neighbour.
+            # Every second round goes backwards, so that no contender always follows the same one.
             for name in list(workers)[:: 1 if i % 2 == 0 else -1]:
                 turns[name].append(workers[name].turn())
             logger.info(f"{task}: round {i + 1} of {settings.rounds}")
@@ -106,9 +108,9 @@ def _row(worker: Worker, turns: list[dict]) -> dict:
 
 
 def first_pictures(settings: Settings) -> dict[str, list[float]]:
-    """Seconds from the start of a process until it has written a first picture, by contender.
+    """Measures the seconds from the start of a process until it has written a first picture, by contender.
 
-    Not of those that compile: for one picture nobody would.
+    Those that compile do not take part: for a single picture nobody compiles.
     """
     with tempfile.TemporaryDirectory() as folder:
         jobs = {}
@@ -123,12 +125,12 @@ def first_pictures(settings: Settings) -> dict[str, list[float]]:
                 return worker.startup_seconds
 
         found = _rounds(list(jobs), settings.rounds, measure)
-    logger.info("first pictures are measured")
+    logger.info("measured first pictures")
     return found
 
 
 def import_times(rounds: int) -> dict[str, list[float]]:
-    """Seconds that an import takes in a fresh process, which has started already; `nothing` is the clock's own share."""
+    """Measures the seconds that an import takes in a fresh process. `nothing` is the share of the clock."""
     statements = {"nothing": "pass", "import flower_ddim": "import flower_ddim"}
     statements["FlowerDDIMPipeline"] = "from flower_ddim import FlowerDDIMPipeline"
 
@@ -138,7 +140,7 @@ def import_times(rounds: int) -> dict[str, list[float]]:
             subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
         )
 
-    measure("FlowerDDIMPipeline")  # the first import reads from the disk what later ones find in memory
+    measure("FlowerDDIMPipeline")  # the first import reads files from the disk, later ones from memory
     return _rounds(list(statements), rounds, measure)
 
 

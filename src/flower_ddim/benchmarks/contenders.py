@@ -1,13 +1,11 @@
-"""Who is compared, what they are asked to do, and the rule that all of them follow."""
+"""The contenders by name, and the jobs for them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 
 @dataclass(frozen=True)
 class Job:
-    """One contender's task, handed to its process as JSON."""
+    """One contender's task. Its process gets it as JSON."""
 
     contender: str
     task: str  # "train", "generate", "first_picture", "save" or "ceiling"
@@ -21,16 +19,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the tables: its label, and which class of which module does the work in which way."""
+    """A row of the tables: its label, and the class that does the work.
+
+    The class takes the `Contender` and the `Job`. Its `train` and `generate` get everything ready and return the function that does
+    the task once: a whole training step, or a batch of pictures. That function ends with numbers in Python, so no work is pending.
+    `save` writes a model into a folder, and `first_picture` loads it and writes a generated picture.
+    """
 
     label: str
     module: str
     cls: str
     dtype: str = "float32"
     compiled: bool = False
-    #: Whether it can save a model that it loads in another process.
+    #: Whether it can save a model and load it in another process.
     loads: bool = True
-    #: Sampler, and the share of the steps that it is given. One with a sampler of its own takes part in generation alone.
+    #: Sampler, and the share of the steps that it takes. Those with another sampler than "ddim" only generate.
     solver: str = "ddim"
     step_share: float = 1.0
 
@@ -55,24 +58,3 @@ CONTENDERS = {
     "ceiling-float32": Contender("matrix product", "torch_contenders", "MatrixProduct"),
     "ceiling-bfloat16": Contender("matrix product", "torch_contenders", "MatrixProduct", "bfloat16"),
 }
-
-
-class Implementation(Protocol):
-    """What the class of a contender offers; it is made with its `Contender` and `Job`.
-
-    `train` and `generate` get everything ready and return the function that does it once: a whole training step, or a
-    batch of pictures. Both end with numbers that have arrived in Python, so that nothing is still being worked on.
-    """
-
-    def train(self) -> Callable[[], None]: ...
-
-    def generate(self) -> Callable[[], None]: ...
-
-    def save(self, folder: str):
-        """Writes a model for `first_picture`."""
-
-    def first_picture(self, folder: str):
-        """Loads the model and writes one generated picture."""
-
-    def facts(self) -> dict:
-        """`parameters`, `gflop_per_image` of the convolutions of a forward pass, and `versions`."""

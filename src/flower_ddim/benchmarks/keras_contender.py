@@ -1,4 +1,4 @@
-"""The reference in Keras 3 on TensorFlow, every step a graph, as the Keras example of DDIM trains and samples it."""
+"""The contender in Keras 3 on TensorFlow. It trains and samples like the Keras example of DDIM, every step a graph."""
 
 import math
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 
-os.environ["KERAS_BACKEND"] = "tensorflow"  # has to be known before the import
+os.environ["KERAS_BACKEND"] = "tensorflow"  # Keras reads this when it is imported
 
 import keras
 import tensorflow as tf
@@ -22,7 +22,7 @@ START_ANGLE, END_ANGLE = math.acos(0.95), math.acos(0.02)
 
 
 class KerasReference:
-    """Noise prediction with mean absolute error, AdamW and an averaged network of which pictures are sampled."""
+    """The reference network. It predicts noise, with mean absolute error, AdamW and an averaged network."""
 
     def __init__(self, contender: Contender, job: Job):
         self.job = job

@@ -1,4 +1,4 @@
-"""The contenders' processes, seen from the one that measures."""
+"""Starts the processes of the contenders, and talks to them."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from .contenders import CONTENDERS, Job
 
 
 def find_tensorflow(python: str | None = None) -> str | None:
-    """The interpreter that has TensorFlow: the given one, else that of `make bench`, else this one; `None` if there is none."""
+    """Finds an interpreter with TensorFlow: the given one, else that of `make bench`, else this one, else `None`."""
     if python is not None:
         if not Path(python).exists():
             raise FileNotFoundError(f"There is no interpreter {python}: make one with `make bench`, or leave it out.")
@@ -26,14 +26,14 @@ def find_tensorflow(python: str | None = None) -> str | None:
 
 
 class Worker:
-    """A contender at work in a process of its own, started with `job` and ready when the constructor is through.
+    """A contender in a process of its own. The constructor starts it with `job` and waits until it is ready.
 
     Args:
         python: the interpreter.
-        threads: that it may compute with.
+        threads: number of threads that it computes with.
 
     Raises:
-        ChildProcessError: if the process ends with an error, with what it said last.
+        ChildProcessError: if the process ends with an error. The message holds its last output.
     """
 
     def __init__(self, job: Job, threads: int, python: str = sys.executable):
@@ -55,7 +55,7 @@ class Worker:
         except BaseException:
             self.close()
             raise
-        #: From the start of the process to its readiness.
+        #: From the start of the process until it is ready.
         self.startup_seconds = time.perf_counter() - start
 
     def turn(self) -> dict:

@@ -1,4 +1,4 @@
-"""Tables in Markdown of what was measured."""
+"""Writes measurements as Markdown tables."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from .contenders import CONTENDERS
 
 
-#: Forward and backward pass against the forward pass alone: the gradients of inputs and of weights cost as much each.
+#: Cost of a training step in forward passes: the gradients of inputs and of weights cost one each.
 TRAINING_FACTOR = 3
 MISSING = "–"
 
 
 def comparison_tables(result: dict) -> dict[str, str]:
-    """The tables `machine`, `training`, `generation` and `startup`, by name, of what `compare` has found."""
+    """Writes the tables `machine`, `training`, `generation` and `startup`, by name, from the result of `compare`."""
     steps = result["settings"]["num_inference_steps"]
     return {
         "machine": machine_table(result),
@@ -23,11 +23,11 @@ def comparison_tables(result: dict) -> dict[str, str]:
 
 
 def throughput_table(rows: dict[str, dict], passes: int) -> str:
-    """Images per second, the ratio to Keras, and the share of the machine's ceiling.
+    """Writes images per second, the ratio to Keras, and the share of the machine's ceiling.
 
     Args:
         rows: by contender, as `take_turns` returns them.
-        passes: forward passes, or what costs as much, that one image takes with all steps.
+        passes: cost of one image with all steps, in forward passes.
     """
     ceilings = {name.removeprefix("ceiling-"): max(row["gflops"]) for name, row in rows.items() if "gflops" in row}
     keras = rows.get("keras", {}).get("images_per_second")
@@ -57,7 +57,7 @@ def throughput_table(rows: dict[str, dict], passes: int) -> str:
 
 
 def startup_table(result: dict) -> str:
-    """Medians and ranges of the times to the first picture and of the imports."""
+    """Writes medians and ranges of the times to the first picture and of the imports."""
     lines = []
     for name, seconds in result["first_picture"].items():
         contender = CONTENDERS[name]
@@ -69,7 +69,7 @@ def startup_table(result: dict) -> str:
 
 
 def machine_table(result: dict) -> str:
-    """Machine and versions."""
+    """Writes machine and versions."""
     machine = result["machine"]
     versions = dict(machine["versions"])
     for row in (*result.get("training", {}).values(), *result.get("generation", {}).values()):
@@ -89,7 +89,7 @@ def machine_table(result: dict) -> str:
 
 
 def sizes_tables(result: dict) -> dict[str, str]:
-    """The tables `sizes-machine`, `sizes-training` and `sizes-generation`, of what `measure_sizes` has found."""
+    """Writes the tables `sizes-machine`, `sizes-training` and `sizes-generation` from the result of `measure_sizes`."""
     return {
         "sizes-machine": machine_table(result),
         "sizes-training": _sizes_table(result["cells"], "train"),

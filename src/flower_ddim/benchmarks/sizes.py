@@ -1,4 +1,4 @@
-"""Cost against size: training and generation at several numbers of pixels, widths and batch sizes, and the memory each takes."""
+"""Measures time and memory of training and generation for several numbers of pixels, widths and batch sizes."""
 
 import logging
 import multiprocessing
@@ -16,19 +16,19 @@ from .worker import make_turn
 
 logger = logging.getLogger(__name__)
 
-#: Of the memory that is free, the part that a cell may be expected to take.
+#: Part of the free memory that a cell may need by estimate.
 MEMORY_SHARE = 0.8
 
 
 @dataclass
 class SizeSettings:
-    """What is measured; batch sizes rise, since each cell says whether the next one can be afforded.
+    """What to measure. Batch sizes rise, since each cell tells whether the next one fits into time and memory.
 
     Args:
         widths: factors of `block_out_channels`.
         contender: name in `CONTENDERS`.
-        measured_steps: network evaluations of a generation; its time is given for `num_inference_steps`.
-        max_seconds: that a training step or a generation may be expected to take; what takes longer is left out.
+        measured_steps: network evaluations of a measured generation. Its time is scaled up to `num_inference_steps`.
+        max_seconds: for a training step or a generation. The measurement skips cells that take longer by estimate.
     """
 
     sample_sizes: Sequence[int] = (32, 64, 128)
@@ -48,11 +48,11 @@ class SizeSettings:
 
 
 def measure_sizes(settings: SizeSettings) -> list[dict]:
-    """One cell for every task, size, width and batch size: its throughput and peak memory, or why it was left out."""
+    """Measures a cell for every task, size, width and batch size: throughput and peak memory, or why it skipped the cell."""
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     context = multiprocessing.get_context("forkserver")
-    # Every cell has a process of its own, whose peak of memory is its own too, but they need not all import PyTorch.
-    context.set_forkserver_preload(["flower_ddim.benchmarks.torch_contenders", "flower_ddim.training"])
+    # Every cell has a process, and thereby a peak of memory, of its own. The server imports PyTorch for all of them.
+    context.set_forkserver_preload(["flower_ddim.benchmarks.torch_contenders", "flower_ddim.training.trainer"])
     cells = []
     for task in ("train", "generate"):
         for sample_size in settings.sample_sizes:
@@ -62,7 +62,7 @@ def measure_sizes(settings: SizeSettings) -> list[dict]:
 
 
 def _series(context, settings: SizeSettings, task: str, sample_size: int, width: int) -> list[dict]:
-    """The cells of rising batch sizes."""
+    """Measures cells of rising batch sizes."""
     job = Job(
         settings.contender,
         task,
@@ -87,7 +87,7 @@ def _series(context, settings: SizeSettings, task: str, sample_size: int, width:
 
 
 def _cannot_afford(settings: SizeSettings, last: dict, batch_size: int) -> str | None:
-    """Why a cell of more images than the last one is left out, if it is; time and memory grow no faster than images do."""
+    """Why to skip a cell of more images than the last one, or `None`. Time and memory grow no faster than images do."""
     growth = batch_size / last["batch_size"]
     if growth * last["peak_memory"] > MEMORY_SHARE * psutil.virtual_memory().available:
         return "memory"
@@ -108,7 +108,7 @@ def _in_a_process(context, job: Job) -> dict:
 
 
 def _measure_cell(job: Job, sender):
-    """Two turns, and more for half a second."""
+    """Takes two turns, or more within half a second, and sends what they took."""
     turn, _ = make_turn(job)
     start, turns = time.perf_counter(), []
     while len(turns) < 2 or time.perf_counter() - start < 0.5:

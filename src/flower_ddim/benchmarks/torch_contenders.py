@@ -1,4 +1,4 @@
-"""The contenders in PyTorch: this package, diffusers' own ways, and a large matrix product, the ceiling of them all."""
+"""The contenders in PyTorch: this package, diffusers, and large matrix products as the ceiling."""
 
 import shutil
 import tempfile
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from .contenders import Contender, Job
 
 
 class TorchContender:
-    """What those with a U-Net share; the others say how it is made, trained and put into a pipeline."""
+    """What contenders with a U-Net share. Derived classes make it, train it and put it into a pipeline."""
 
     def __init__(self, contender: Contender, job: Job):
         self.contender, self.job = contender, job
@@ -40,8 +41,6 @@ class TorchContender:
         counted = self.make_unet().train(job.task == "train")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             counted(torch.zeros(1, 3, job.sample_size, job.sample_size), 0)
-        import diffusers
-
         return {
             "parameters": sum(parameter.numel() for parameter in counted.parameters()),
             "gflop_per_image": counter.get_total_flops() / 1e9,
@@ -58,7 +57,7 @@ class TorchContender:
 
 
 class FlowerDDIM(TorchContender):
-    """This package as its scripts run it: the trainer's own step, the pipeline's own call, and freed memory kept."""
+    """This package as its commands run it: with the step of the trainer, the call of the pipeline, and freed memory kept."""
 
     def __init__(self, contender: Contender, job: Job):
         keep_freed_memory()
@@ -146,7 +145,7 @@ class DiffusersStock(Diffusers):
     def make_unet(self) -> UNet2DModel:
         *widths, bottleneck = self.job.block_out_channels
         blocks = len(self.job.block_out_channels)
-        # Its residual blocks have more layers than ours: three quarters of the width come to the same size.
+        # Its residual blocks have more layers than ours: with three quarters of the width the sizes agree.
         widths = [widths[0], *(multiple_of_8(0.75 * width) for width in widths[1:]), multiple_of_8(0.6 * bottleneck)]
         return UNet2DModel(
             self.job.sample_size,
@@ -168,10 +167,10 @@ class DiffusersStock(Diffusers):
 
 
 class MatrixProduct:
-    """Products of large square matrices: nothing that computes in this dtype is faster on this machine.
+    """Products of large square matrices. Nothing that computes in this dtype is faster on this machine.
 
-    By the operator for products and as a convolution of 1×1 pixels, which are those of two libraries; the better one counts. (In
-    float32 the first does not use all of an AMD processor.)
+    The operator for products and the convolution of 1×1 pixels come from two libraries, and the better one counts. (In float32 the
+    first does not use all of an AMD processor.)
     """
 
     SECONDS = 0.5  # of every turn
@@ -219,7 +218,7 @@ def multiple_of_8(number: float) -> int:
 
 
 def write_pictures(folder: Path, job: Job):
-    """Pictures to train on, as many as a batch has."""
+    """Writes as many pictures to train on as a batch has."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     for i in range(job.batch_size):
@@ -236,7 +235,7 @@ def write_first(pipe, job: Job):
 
 
 def check_loss(loss: torch.Tensor):
-    """Waits for the loss, and makes sure that what was timed has not gone astray."""
+    """Waits for the loss, and raises a ValueError if it is not finite: then the time means nothing."""
     if not torch.isfinite(loss).item():
         raise ValueError(f"The loss has become {loss.item()}: what was measured is no training.")
 

@@ -1,6 +1,6 @@
-"""The process of one contender: does its task once for every line that it reads, and answers with a line of JSON.
+"""The process of one contender, `python -m flower_ddim.benchmarks.worker JOB`.
 
-Started as `python -m flower_ddim.benchmarks.worker JOB`; ends with its input. While it waits for a line it does nothing.
+It does its task once for every line that it reads, answers with a line of JSON, and ends with its input. It is idle between lines.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from .contenders import CONTENDERS, Job
 
 
 def peak_memory() -> int:
-    """Bytes of this process's memory at the moment when they were most."""
+    """The most bytes of memory that this process has had at a time."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage counts the process that started this one too
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -26,15 +26,14 @@ def peak_memory() -> int:
 
 
 def make_turn(job: Job) -> tuple[Callable[[], dict], dict]:
-    """Gets everything ready, the first turn included, in which code is compiled; returns what a turn is, and facts to report."""
+    """Gets everything ready and takes the first turn, which compiles code; returns the function of a turn, and facts to report."""
     contender = CONTENDERS[job.contender]
-    implementation = getattr(importlib.import_module(f".{contender.module}", __package__), contender.cls)(
-        contender, job
-    )
+    module = importlib.import_module(f".{contender.module}", __package__)
+    worker = getattr(module, contender.cls)(contender, job)
     if job.task in ("save", "first_picture"):
-        getattr(implementation, job.task)(job.folder)
+        getattr(worker, job.task)(job.folder)
         return dict, {}
-    work = getattr(implementation, job.task)()
+    work = getattr(worker, job.task)()
 
     def turn() -> dict:
         start = time.perf_counter()
@@ -42,13 +41,13 @@ def make_turn(job: Job) -> tuple[Callable[[], dict], dict]:
         return {"seconds": time.perf_counter() - start, "peak_memory": peak_memory()} | measured
 
     turn()
-    return turn, implementation.facts()
+    return turn, worker.facts()
 
 
 def main():
     job = Job(**json.loads(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not come between the answers
+    os.dup2(2, 1)  # prints of libraries must not come between the answers
     turn, facts = make_turn(job)
     print(json.dumps(facts), file=answers)
     for _ in sys.stdin:

@@ -1,1 +1,1 @@
-"""Weights from and for other programs."""
+"""Converts models from and for other programs."""

@@ -1,4 +1,4 @@
-"""Weights of the Keras reference network, from a `.weights.h5` or `.keras` file, as a pipeline of ours."""
+"""Converts a `.weights.h5` or `.keras` file of the Keras reference network to a pipeline."""
 
 import io
 import re
@@ -15,9 +15,9 @@ from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 
 
-# A file holds the network alone, or the whole diffusion model with its averaged network, which is the one to generate with.
+# A file holds the network alone, or the whole diffusion model. In that the averaged network is the one to generate with.
 NETWORK_PREFIXES = ("ema_network/", "network/", "")
-# Keras files the layers of a model class under their attribute or under their class, whichever it comes across first.
+# Keras stores a layer of a model class under its attribute or under its class, whichever it finds first.
 NORMALIZER_PREFIXES = ("normalizer/vars/", "layers/normalization/vars/")
 _LAYER = re.compile(r"layers/(conv2d|batch_normalization)(?:_(\d+))?/vars/([01])")
 
@@ -32,14 +32,14 @@ def convert_keras(
 
     Args:
         path: a `.weights.h5` file (`model.save_weights`) or a `.keras` file (`model.save`) of the U-Net, or of the whole
-            diffusion model, of which the averaged network is taken.
+            diffusion model, of which this takes the averaged network.
         image_mean, image_std: channel statistics of the training images in [0, 1]; by default those of the file's
             `Normalization` layer, which only the whole diffusion model has.
-        unet_config: what differs from the default architecture, see [`FlowerUNet2DModel`].
+        unet_config: settings of [`FlowerUNet2DModel`] that differ from its defaults.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no Keras file, lacks statistics, or does not fit the architecture; all misfits are listed.
+        ValueError: if it is no Keras file, lacks statistics, or does not fit the architecture. The message lists all misfits.
     """
     if (image_mean is None) != (image_std is None):
         raise ValueError("`image_mean` and `image_std` belong together: give both, or neither for those of the file.")
@@ -53,7 +53,7 @@ def convert_keras(
 
 
 def read_keras_variables(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of a `.weights.h5` or `.keras` file by their path inside it."""
+    """Reads all arrays of a `.weights.h5` or `.keras` file, by their path inside it."""
     import h5py
 
     path = Path(path)
@@ -97,8 +97,8 @@ def _normalizer_statistics(variables: dict[str, np.ndarray], path) -> tuple[list
 def _state_dict(variables: dict[str, np.ndarray], unet: FlowerUNet2DModel, path) -> dict[str, torch.Tensor]:
     """Maps the file's variables to the names of `unet`, or raises a ValueError that lists everything that does not fit.
 
-    Keras numbers layers by class in the order of the graph, in which parallel branches may come either way round. Among the 3×3
-    convolutions, the 1×1 convolutions and the normalizations, each by itself, the order is certain.
+    Keras numbers layers by class in the order of the graph, where either of two parallel branches may come first. Within the 3×3
+    convolutions, the 1×1 convolutions and the normalizations, the order is certain.
     """
     found = {"conv1x1": [], "conv3x3": [], "norm": []}
     problems = []
@@ -135,7 +135,7 @@ def _state_dict(variables: dict[str, np.ndarray], unet: FlowerUNet2DModel, path)
 
 
 def _expected_layers(unet: FlowerUNet2DModel) -> dict[str, list[tuple[str, tuple[str, str]]]]:
-    """Names of our layers, and of what they hold, in the order of the graph."""
+    """Names our layers, and their tensors, in the order of the graph."""
     conv, norm = ("weight", "bias"), ("running_mean", "running_var")
     expected = {"conv1x1": [("conv_in", conv)], "conv3x3": [], "norm": []}
     for name, module in unet.named_modules():

@@ -1,6 +1,6 @@
 """The reference network in Keras 3, built from its description with Keras layers alone.
 
-The conversion of weights is tested against it, and speed measured.
+Tests compare the conversion of weights with it, and the benchmark compares its speed.
 """
 
 import math
@@ -11,7 +11,7 @@ from keras import layers, ops
 
 
 def embed(noise_variances):
-    """(B, 1, 1, 1) noise powers to their (B, 1, 1, 32) sinusoidal embedding."""
+    """Embeds noise powers (B, 1, 1, 1) in sines and cosines (B, 1, 1, 32)."""
     frequencies = ops.exp(ops.linspace(math.log(1.0), math.log(1000.0), 16))
     angles = 2.0 * math.pi * frequencies * noise_variances
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=3)
@@ -26,7 +26,7 @@ def residual_block(x, width):
 
 
 def build_network(image_size=64, widths=(32, 64, 96, 128), depth=2, channels=3, embedding_as_input=False):
-    """The U-Net: noisy images (B, H, W, C) and noise powers (B, 1, 1, 1) to predicted noise."""
+    """Builds the U-Net from noisy images (B, H, W, C) and noise powers (B, 1, 1, 1) to predicted noise."""
     noisy_images = keras.Input((image_size, image_size, channels))
     if embedding_as_input:
         noise_input = keras.Input((1, 1, 32))
@@ -56,7 +56,7 @@ def build_network(image_size=64, widths=(32, 64, 96, 128), depth=2, channels=3, 
 
 
 def randomize(network, seed=0):
-    """Random weights and BatchNorm statistics in place of the initial ones, such that |prediction| is about 1."""
+    """Draws random weights and BatchNorm statistics with which |prediction| is about 1."""
     rng = np.random.default_rng(seed)
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):

@@ -1,1 +1,1 @@
-"""How good a model is: features of pictures, distances between sets of them, scores, and what a model remembers."""
+"""Measures how good a model is: features of pictures, distances between sets of them, scores, and memorization."""

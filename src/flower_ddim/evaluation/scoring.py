@@ -1,4 +1,4 @@
-"""Scores of a model: generates images, takes their features, and compares them with those of real ones."""
+"""Scores a model: generates images, computes their features, and compares these with those of real pictures."""
 
 import time
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ FEW_STEP_SOLVERS = ("ddim", "dpm++", "unipc")
 
 
 def real_images(data_dir: str | Path, split: str, resolution: int, cache_dir: str | None = None) -> ImageArray:
-    """The pictures of one split of a folder of Parquet files or pictures, cut to squares of `resolution` pixels."""
+    """Decodes one split of a folder of Parquet files or pictures, cropped to squares of `resolution` pixels."""
     return decode_images(open_dataset(data_dir=str(data_dir), split=split, cache_dir=cache_dir), resolution)
 
 
 def real_features(images: ImageArray, extractor: FeatureExtractor, batch_size: int = 32) -> torch.Tensor:
-    """Features (N, D) of all pictures."""
+    """Computes the features (N, D) of all pictures."""
     starts = tqdm(range(0, len(images), batch_size), desc="features", unit="batch")
     batches = (images[range(start, min(start + batch_size, len(images)))] for start in starts)
     return extractor.extract(torch.from_numpy(batch).permute(0, 3, 1, 2) for batch in batches)
@@ -39,7 +39,7 @@ def real_features(images: ImageArray, extractor: FeatureExtractor, batch_size: i
 def make_reference(
     images: ImageArray, folder: str | Path, part: str, resolution: int, extractor: FeatureExtractor
 ) -> Reference:
-    """The features of real pictures, under the name of the folder, and of the part of it, that they come from."""
+    """Computes the features of real pictures, and names them after their folder and their part of it."""
     source = f"{Path(folder).resolve().name}, {part}, {resolution}×{resolution} pixels"
     return Reference(real_features(images, extractor), extractor.name, source, resolution)
 
@@ -53,9 +53,9 @@ def generate_with_features(
     batch_size: int = 32,
     **options,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generates the images with the seeds `seed`, `seed` + 1, …, each process making its share.
+    """Generates the images with the seeds `seed`, `seed` + 1, …; each process generates its share.
 
-    Every process must call this and gets all images, uint8 (N, C, H, W), and their features (N, D), in the order of the seeds.
+    Every process must call this, and gets all images, uint8 (N, C, H, W), and their features (N, D), in the order of the seeds.
 
     Args:
         options: those of the pipeline, such as `num_inference_steps`.
@@ -69,14 +69,14 @@ def generate_with_features(
         pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in generated])
         images.append(torch.from_numpy(pixels).permute(0, 3, 1, 2))
         features.append(extractor(images[-1]))
-    # As objects, since the shares differ in length; a process without an image has nothing to add.
+    # As objects, since the shares differ in length. A process without images adds nothing.
     shares = gather_object([(mine, torch.cat(images), torch.cat(features))] if images else [])
     order = torch.tensor([number for numbers, _, _ in shares for number in numbers]).argsort()
     return torch.cat([share[1] for share in shares])[order], torch.cat([share[2] for share in shares])[order]
 
 
 def score_folder(folder: str, reference: Reference, kid_subset_size: int = KID_SUBSET_SIZE) -> dict:
-    """Scores the pictures of a folder, cut to the size of those of the reference, see [`compare`]."""
+    """Scores the pictures of a folder, cropped and resized to the size of the reference, see [`compare`]."""
     images = real_images(folder, "train", reference.resolution)
     check_possible(len(images), len(reference.features), kid_subset_size)
     features = real_features(images, load_extractor(reference.extractor))
@@ -84,19 +84,19 @@ def score_folder(folder: str, reference: Reference, kid_subset_size: int = KID_S
 
 
 class ScoredModel:
-    """A model whose images are compared with real ones; under `accelerate launch` processes share the work.
+    """A model, and real pictures to compare its images with. Under `accelerate launch` processes share the work.
 
     Args:
         model: folder of a pipeline, or its id on the Hub.
-        reference: the real pictures; its feature extractor is used.
-        num_images, seed: what is generated, the images with the seeds `seed`, `seed` + 1, ….
-        batch_size: images that are generated at a time in each process.
-        dtype: of the network while it generates.
+        reference: the real pictures; its feature extractor serves for both sides.
+        num_images, seed: it generates the images with the seeds `seed`, `seed` + 1, ….
+        batch_size: number of images that each process generates at a time.
+        dtype: dtype of the network while it generates.
         compile: whether to compile the network; `batch_size` should then divide the images of each process.
         kid_subset_size: pictures in each of KID's random subsets.
 
     Raises:
-        ValueError: if there are too few images for the scores, or the reference is of another size, before any is generated.
+        ValueError: before it generates any, if there are too few images for the scores, or the reference has another size.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ScoredModel:
         self.extractor = load_extractor(reference.extractor, self.accelerator.device)
 
     def score(self, num_inference_steps: int = 20, solver: str = "ddim") -> dict:
-        """All scores, see [`compare`], and how the images were made. `solver` is one of [`SOLVERS`]."""
+        """Computes all scores, see [`compare`], and says how it made the images. `solver` is one of [`SOLVERS`]."""
         pipe = with_solver(self.pipe, solver)
         start = time.perf_counter()
         features = self._features(pipe, num_inference_steps)
@@ -143,10 +143,10 @@ class ScoredModel:
         }
 
     def quality_against_steps(self, steps: Sequence[int] = STEPS, solvers: Sequence[str] = FEW_STEP_SOLVERS) -> dict:
-        """KID for numbers of steps and solvers, always from the same noise.
+        """Measures KID for numbers of steps and solvers, always from the same noise.
 
         Returns:
-            What it was measured with, and `rows` of `solver`, `num_inference_steps` (as many network evaluations) and `kid`.
+            The settings, and `rows` of `solver`, `num_inference_steps` (as many network evaluations) and `kid`.
         """
         rows = []
         for solver in solvers:
@@ -169,5 +169,5 @@ class ScoredModel:
 
 
 def _name(model: str) -> str:
-    """What to call a model in a record that others read: where its folder lies is nobody's business."""
+    """The name of a model for a record that others read. It must not say where the folder lies."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -1,4 +1,4 @@
-"""Measured numbers in documents: written there by the program that measured them, between two marks."""
+"""Puts measured numbers into documents, between two marks."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from .files import write_text
 
 
 def replace_block(document: str | Path, name: str, text: str):
-    """Puts `text` between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document, for what stands there.
+    """Replaces what stands between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document by `text`.
 
     Raises:
         ValueError: if the document does not have both marks, in this order.
