@@ -1,4 +1,4 @@
-"""The wheel, built from what git knows and installed where the source is not, works with the model that it brings."""
+"""The wheel, built from what git knows and installed where the source is not, works with the model and recipes that it brings."""
 
 import os
 import shutil
@@ -7,7 +7,8 @@ import sys
 import sysconfig
 
 import pytest
-from conftest import ROOT
+from conftest import FLOWERS, ROOT
+from PIL import Image
 
 
 def run(*command, **options):
@@ -17,7 +18,7 @@ def run(*command, **options):
 
 
 @pytest.mark.slow
-def test_the_wheel_alone_passes_its_self_check(tmp_path):
+def test_the_wheel_alone_checks_itself_generates_and_trains(tmp_path):
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
         (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -33,5 +34,17 @@ def test_the_wheel_alone_passes_its_self_check(tmp_path):
     environment = os.environ | {"PYTHONPATH": path}
     where = run("-S", "-P", "-c", "import flower_ddim; print(flower_ddim.__file__)", env=environment, cwd=tmp_path)
     assert where.startswith(str(tmp_path / "installed"))
-    said = run("-S", "-P", "-m", "flower_ddim", env=environment, cwd=tmp_path)
+
+    def run_installed(*command):
+        return run("-S", "-P", *command, env=environment, cwd=tmp_path)
+
+    said = run_installed("-m", "flower_ddim")
     assert "flower.png" in said and (tmp_path / "flower.png").stat().st_size > 1000
+    options = ("--num_images", 1, "--num_inference_steps", 2, "--cell_size", 64)
+    run_installed("-m", "flower_ddim", "generate", "--model", "flower-ddim-64", *options, "--output", "one.png")
+    assert Image.open(tmp_path / "one.png").size == (64, 64)
+    data = ("--train_data_dir", FLOWERS, "--cache_dir", tmp_path / "cache", "--output_dir", "run")
+    said = run_installed("-m", "flower_ddim", "train", "quick", "--dry_run", *data)
+    assert "max_train_steps: 600" in said and not (tmp_path / "run").exists()
+    # What pip has written for the console.
+    assert "  generate " in run_installed(tmp_path / "installed" / "bin" / "flower-ddim")
