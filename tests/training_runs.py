@@ -7,8 +7,7 @@ from accelerate.state import AcceleratorState
 from conftest import FLOWERS
 from safetensors.torch import load_file
 
-from flower_ddim.training.config import TrainingConfig
-from flower_ddim.training.trainer import train
+from flower_ddim.training import TrainingConfig, train
 
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"  # of a pipeline: the average
@@ -24,6 +23,7 @@ SMALL = {
     "logging_steps": 1,
     "checkpointing_steps": 4,
     "validation_epochs": 0,
+    "num_sample_images": 4,
     "eval_batch_size": 4,
     "seed": 1,
 }

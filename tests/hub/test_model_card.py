@@ -10,7 +10,7 @@ from conftest import ROOT, make_unet
 from huggingface_hub import ModelCard
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
-from flower_ddim.hub.model_card import FLOWERS, Sources, render_model_card, write_model_card
+from flower_ddim.hub.model_card import FLOWERS, ModelRecords, render_model_card, write_model_card
 from flower_ddim.hub.upload import prepare_upload
 from flower_ddim.storage.checksums import network_weights, weights_checksum
 
@@ -68,7 +68,9 @@ def test_the_shipped_card_is_up_to_date(run_script, tmp_path):
 
 
 def test_metadata_and_tables_hold_the_measured_numbers(folder):
-    card = render_model_card(Sources.read(folder, folder), "my-flowers", "me/my-flowers", FLOWERS, license="cc0-1.0")
+    card = render_model_card(
+        ModelRecords.read(folder, folder), "my-flowers", "me/my-flowers", FLOWERS, license="cc0-1.0"
+    )
     data = card.data.to_dict()
     assert data["library_name"] == "diffusers" and data["pipeline_tag"] == "unconditional-image-generation"
     assert data["license"] == "cc0-1.0" and data["datasets"] == [FLOWERS] and "flowers" in data["tags"]
@@ -106,7 +108,7 @@ def test_scores_of_other_weights_are_left_out(folder, tmp_path, caplog):
     records = shutil.copytree(folder, tmp_path / "trained-further")
     for checksum, expected in ((weights_checksum(network_weights(folder)), True), ("of what it was before", False)):
         (records / "metrics.json").write_text(json.dumps(EVALUATION | {"weights": checksum}))
-        assert (Sources.read(folder, records).evaluation is not None) is expected
+        assert (ModelRecords.read(folder, records).evaluation is not None) is expected
     assert "score the model again" in caplog.text
 
 
@@ -135,7 +137,7 @@ def test_what_is_known_of_a_folder_is_not_told_of_another_network(folder, tmp_pa
 
 def test_what_is_not_known_is_said_not_to_be(folder, tmp_path):
     bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.md", "training*", "metrics*"))
-    card = render_model_card(Sources.read(bare, bare), "x", "me/x")
+    card = render_model_card(ModelRecords.read(bare, bare), "x", "me/x")
     assert "have not been evaluated" in card.text and "no record of the training" in card.text
     assert "model-index" not in card.data.to_dict() and "datasets" not in card.data.to_dict()
     assert "Data: a folder of pictures" in card.text and "flowers in" not in card.text and "Oxford" not in card.text

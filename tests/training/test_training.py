@@ -15,6 +15,7 @@ from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.data.decoding import decode_images
 from flower_ddim.data.sources import open_dataset
 from flower_ddim.machine import usable_cores
+from flower_ddim.training.growth import finest_level_at
 from flower_ddim.training.loss import ZERO_NOISE_LOSS
 from flower_ddim.training.trainer import Trainer
 
@@ -115,7 +116,9 @@ def test_a_growing_network_begins_with_pooled_pictures_and_its_coarse_levels(run
     trainer = Trainer(small_config(runs / "growing", **options))
     whole = Trainer(small_config(runs / "whole", max_train_steps=5))
     for step, side in ((1, 4), (2, 8)):
-        (pooled, noise, _), (images, *_) = trainer.batches.training(step, 0), whole.batches.training(step, 0)
+        reduction = 2 ** finest_level_at(step, options["growth_steps"])
+        pooled, noise, _ = trainer.batches.training(step, reduction=reduction)
+        images, *_ = whole.batches.training(step)
         assert torch.allclose(pooled, torch.nn.functional.avg_pool2d(images, 16 // side), atol=1e-6)
         assert noise.shape == pooled.shape and noise.std().item() == pytest.approx(side / 16, rel=0.05)
     for after, before in zip(trainer.batches.training(3, 0), whole.batches.training(3, 0), strict=True):

@@ -48,7 +48,7 @@ def test_when_its_time_is_up_all_is_saved_and_it_can_go_on(runs, caplog):
     options = {"max_train_steps": 100_000, "max_train_minutes": 0.02, "checkpointing_steps": 100_000}
     folder = train_here(runs / "timed", **options)
     (checkpoint,) = folder.glob("checkpoint-*")
-    assert "its time is up; resume with latest" in caplog.text
+    assert "because its time is up; resume with `--resume_from_checkpoint latest`" in caplog.text
     assert Image.open(folder / "samples.png").size == (32, 32)
     assert_same_weights(folder / WEIGHTS, checkpoint / WEIGHTS)
     train_here(folder, **options, resume_from_checkpoint="latest")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .. import PRETRAINED
 from ..entrance import Parser, model_folder
-from ..hub.model_card import IMAGES, Sources, render_model_card
+from ..hub.model_card import IMAGES, ModelRecords, render_model_card
 from ..storage.files import write_text
 
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     parser.add_argument("--images", nargs=3, default=images, metavar=tuple(IMAGES), help="pictures that it shows")
     args = parser.parse_args(arguments)
     card = render_model_card(
-        Sources.read(args.model_dir, args.model_dir),
+        ModelRecords.read(args.model_dir, args.model_dir),
         name=Path(args.model_dir).resolve().name,
         repo_id=args.repo_id,
         dataset=args.dataset_name,

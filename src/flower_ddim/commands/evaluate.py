@@ -28,7 +28,7 @@ from ..evaluation.scoring import (
 from ..sampling.solvers import SOLVERS
 from ..storage.documents import replace_block
 from ..storage.files import write_json
-from ..training.setup import pictures_of_training
+from ..training.pictures import pictures_of_training
 from .models import add_model_option
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import yaml
@@ -14,7 +14,7 @@ from ..pipelines.portable import PortablePipeline
 from ..sampling.generate import COMPARED_STEPS, noise_of_seeds
 from ..storage.checksums import network_weights, weights_checksum
 from ..storage.files import read_metrics
-from ..training.config import TrainingConfig
+from ..training.config import card_options
 
 
 logger = logging.getLogger(__name__)
@@ -26,18 +26,9 @@ BOOK_IMAGES = 50 * 511 * 64  # epochs, steps of an epoch and batch of the book's
 TARGETS = {"epsilon": "the noise", "sample": "the picture", "v_prediction": "the velocity"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # kept with the weights, but not trained
 
-# Options of the training that do not make the model what it is, but say where the pictures lie, what is kept, and on which machine.
-NOT_SHOWN = """
-    dataset_name dataset_config_name train_data_dir cache_dir dataloader_num_workers cache_images streaming validation_split
-    validation_fraction validation_epochs output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit
-    resume_from_checkpoint save_images_epochs save_model_epochs eval_batch_size eval_kid_epochs eval_kid_images eval_kid_extractor
-    logging_steps logger logging_dir dry_run model_config_name_or_path init_from compile channels_last max_train_minutes
-    push_to_hub hub_model_id hub_token hub_private_repo license
-"""
-
 
 @dataclass
-class Sources:
+class ModelRecords:
     """What is known of a model: the folder of the pipeline, and beside `model_index.json` what was written about it.
 
     `training.yaml` and `metrics.jsonl` are the trainer's, `metrics.json` is the evaluation's of the same weights, and
@@ -53,7 +44,7 @@ class Sources:
     notes: str | None
 
     @classmethod
-    def read(cls, pipeline: str | Path, records: str | Path | None) -> "Sources":
+    def read(cls, pipeline: str | Path, records: str | Path | None) -> "ModelRecords":
         """Reads the pipeline's configuration in one folder, and what was written about it in that or another one.
 
         Raises:
@@ -84,7 +75,7 @@ class Sources:
 
 
 def render_model_card(
-    sources: Sources,
+    records: ModelRecords,
     name: str,
     repo_id: str | None = None,
     dataset: str | None = None,
@@ -100,10 +91,10 @@ def render_model_card(
         license: identifier of the licence of the weights, such as `"cc-by-4.0"`; by default what `training.yaml` says, if it does.
         images: addresses of the three pictures, relative to the card.
     """
-    training = sources.training or {}
+    training = records.training or {}
     options = training.get("options", {})
     dataset, license = dataset or options.get("dataset_name"), license or options.get("license")
-    size = sources.unet["sample_size"]
+    size = records.unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     card_data = ModelCardData(
         model_name=name,
@@ -112,7 +103,7 @@ def render_model_card(
         pipeline_tag="unconditional-image-generation",
         datasets=[dataset] if dataset else None,
         tags=["diffusers", "ddim", *(["flowers"] if dataset == FLOWERS else [])],
-        eval_results=_eval_results(sources.evaluation, dataset),
+        eval_results=_eval_results(records.evaluation, dataset),
     )
     return ModelCard.from_template(
         card_data,
@@ -124,18 +115,18 @@ def render_model_card(
         is_flowers=dataset == FLOWERS,
         license=license,
         images=images,
-        parameters=f"{sources.parameters:,}",
+        parameters=f"{records.parameters:,}",
         size=f"{width}×{height}",
-        image_mean=_numbers(sources.unet.get("image_mean", 0.5)),
-        image_std=_numbers(sources.unet.get("image_std", 0.5)),
-        schedule=str(sources.unet.get("schedule", "stock")).replace("_", " "),
-        target=TARGETS[sources.scheduler["prediction_type"]],
-        training=_training(sources, dataset),
-        losses=_losses(sources),
-        metrics=_metrics(sources.evaluation),
-        protocol=_protocol(sources.evaluation),
-        recall=round(sources.evaluation["recall"], 2) if sources.evaluation else None,
-        notes=(sources.notes or "").strip(),
+        image_mean=_numbers(records.unet.get("image_mean", 0.5)),
+        image_std=_numbers(records.unet.get("image_std", 0.5)),
+        schedule=str(records.unet.get("schedule", "stock")).replace("_", " "),
+        target=TARGETS[records.scheduler["prediction_type"]],
+        training=_training(records, dataset),
+        losses=_losses(records),
+        metrics=_metrics(records.evaluation),
+        protocol=_protocol(records.evaluation),
+        recall=round(records.evaluation["recall"], 2) if records.evaluation else None,
+        notes=(records.notes or "").strip(),
     )
 
 
@@ -151,7 +142,7 @@ def write_model_card(pipe: PortablePipeline, folder: str | Path, records: str | 
     quiet.set_progress_bar_config(disable=True)
     for name, image in _card_images(quiet).items():
         image.save(Path(folder) / IMAGES[name])
-    card = render_model_card(Sources.read(folder, records), **render_options)
+    card = render_model_card(ModelRecords.read(folder, records), **render_options)
     (Path(folder) / "README.md").write_text(f"{card}\n", encoding="utf-8")
 
 
@@ -174,13 +165,13 @@ def _numbers(values) -> str:
     return ", ".join(f"{value:.3f}" for value in (values if isinstance(values, list) else [values]))
 
 
-def _training(sources: Sources, dataset: str | None) -> dict | None:
-    if sources.training is None:
+def _training(records: ModelRecords, dataset: str | None) -> dict | None:
+    if records.training is None:
         return None
-    options = sources.training["options"]
-    defaults = {field.name: field.default for field in fields(TrainingConfig)}
+    options = records.training["options"]
+    defaults = card_options()
     shown = {name: options[name] for name in defaults if options.get(name) is not None}
-    shown = {name: value for name, value in shown.items() if name not in NOT_SHOWN.split() and "/" not in str(value)}
+    shown = {name: value for name, value in shown.items() if "/" not in str(value)}  # a path is nobody else's business
     words = [["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]]
     if continued := bool(options.get("init_from")):
         words.append(["--init_from", "EARLIER_MODEL"])  # and not its name, which may be a path
@@ -188,7 +179,7 @@ def _training(sources: Sources, dataset: str | None) -> dict | None:
         if value != defaults[name]:
             words.append([f"--{name}", *map(str, value if isinstance(value, list) else [value])])
     command = " \\\n    ".join(["python scripts/train.py", *map(shlex.join, words), "--output_dir OUT"])
-    last = sources.log[-1] if sources.log else {}
+    last = records.log[-1] if records.log else {}
     images = last.get("images", 0)
     growth_steps = sum(options.get("growth_steps") or [])
     return {
@@ -203,20 +194,20 @@ def _training(sources: Sources, dataset: str | None) -> dict | None:
     }
 
 
-def _losses(sources: Sources) -> list[str]:
+def _losses(records: ModelRecords) -> list[str]:
     """The losses at the end of the training, each as a sentence that says what it is of."""
-    options = (sources.training or {}).get("options", {})
+    options = (records.training or {}).get("options", {})
     error = {"mae": "mean absolute", "mse": "mean squared"}.get(options.get("loss"), "mean")
-    target = TARGETS[sources.scheduler["prediction_type"]].removeprefix("the ")
+    target = TARGETS[records.scheduler["prediction_type"]].removeprefix("the ")
     of = f"{error} error of the {target}"
     lines = []
-    losses = [(line["step"], line["loss"]) for line in sources.log if "loss" in line]
+    losses = [(line["step"], line["loss"]) for line in records.log if "loss" in line]
     if losses:
         last = losses[-max(1, len(losses) // 10) :]
         since = losses[-len(last) - 1][0] if len(losses) > len(last) else 0
         mean = sum(loss for _, loss in last) / len(last)
         lines.append(f"Training loss over steps {since + 1:,} to {last[-1][0]:,}: {mean:.3f} ({of}).")
-    validations = [line["validation_loss_ema"] for line in sources.log if "validation_loss_ema" in line]
+    validations = [line["validation_loss_ema"] for line in records.log if "validation_loss_ema" in line]
     if validations:
         lines.append(f"Loss of the averaged weights on the validation pictures: {validations[-1]:.3f} ({of}).")
     return lines

@@ -13,18 +13,6 @@ from ..storage.hub_client import create_repository, explained, first_line
 from .model_card import write_model_card
 
 
-def upload_pipeline(folder: str | Path, repo_id: str, token: str | None = None) -> str:
-    """Uploads the pipeline in `folder`, with a model card, in a single commit; returns the commit's address.
-
-    Only the pipeline is taken from there: checkpoints hold optimizer states, and the logs may hold anything.
-
-    Raises:
-        OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
-        ValueError: if the folder holds no pipeline that others could load.
-    """
-    return push_pipeline(_load(folder), repo_id, token=token, records=folder, is_new=False)
-
-
 def push_pipeline(
     pipe: FlowerDDIMPipeline,
     repo_id: str,

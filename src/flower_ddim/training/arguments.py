@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -55,7 +56,7 @@ def parse_config(arguments: list[str], prog: str | None = None) -> TrainingConfi
         FileNotFoundError: if there is no such recipe.
     """
     parser = _TrainingParser(
-        TrainingConfig,
+        _options_for_argparse(),
         prog=prog,
         usage="%(prog)s [recipe] [--option value ...]",
         description=f"Trains a diffusion model on pictures. A recipe is {', '.join(recipe_names())}, or a YAML or JSON file.",
@@ -63,14 +64,22 @@ def parse_config(arguments: list[str], prog: str | None = None) -> TrainingConfi
     words = list(arguments)
     if words and not words[0].startswith("-"):
         words = _recipe_words(find_recipe(words[0])) + words[1:]
-    config, surplus = parser.parse_args_into_dataclasses(
-        words, return_remaining_strings=True, look_for_args_file=False
-    )
+    given, surplus = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
     if surplus:
         parser.error(f"{surplus[0]}: this belongs to no option; a recipe comes first.")
-    if config.init_from:
-        config = dataclasses.replace(config, init_from=model_folder(config.init_from))
-    return config
+    if given.init_from:
+        given.init_from = model_folder(given.init_from)
+    return TrainingConfig(**vars(given))
+
+
+def _options_for_argparse() -> type:
+    """A dataclass of the options of `TrainingConfig` with what argparse is to know of them: it refuses other metadata."""
+    types = get_type_hints(TrainingConfig)
+    options = []
+    for spec in dataclasses.fields(TrainingConfig):
+        known = {name: spec.metadata[name] for name in ("help", "choices") if spec.metadata[name]}
+        options.append((spec.name, types[spec.name], dataclasses.field(default=spec.default, metadata=known)))
+    return dataclasses.make_dataclass("Options", options)
 
 
 def recipe_names() -> list[str]:

@@ -1,6 +1,5 @@
 """What a training step is given: standardised pictures, noise and diffusion times, the same on however many processes."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
-from ..sampling.seeds import Purpose, seeded_generator
+from ..sampling.seeds import Purpose, draw_noise_time_flip, seeded_generator
 from .config import TrainingConfig
-from .loss import draw
-from .setup import Pictures
+from .pictures import Pictures
 
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
@@ -21,8 +19,8 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 def spread_times(key: tuple[int, ...], positions: Sequence[int]) -> torch.Tensor:
     """Diffusion times in [0, 1], one for each position in the global batch, that lie evenly: (offset + position·φ) mod 1.
 
-    The offset is a function of `key`, so each time alone is uniform. After Kingma et al. 2021, appendix I.1, with φ, the golden
-    ratio less one, for 1/B: thereby any few neighbours lie evenly, and so does the share of every process.
+    The offset is a function of `key`, so each time alone is uniform. After Kingma et al. 2021, appendix I.1, with the golden ratio
+    less one, φ, in place of 1/B: any few neighbours then lie evenly, and so does the share of every process.
     """
     offset = torch.rand((), generator=seeded_generator(*key), dtype=torch.float64)
     return (offset + torch.tensor(positions, dtype=torch.float64) * _GOLDEN_RATIO) % 1
@@ -45,8 +43,10 @@ class Batches:
             torch.as_tensor(value, device=accelerator.device).reshape(1, -1, 1, 1) for value in (mean, std)
         )
 
-    def training(self, step: int, part: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The batch of one forward pass: `part` of the optimizer step `step`."""
+    def training(
+        self, step: int, part: int = 0, reduction: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The batch of one forward pass, `part` of the optimizer step `step`, average-pooled by the factor `reduction`."""
         size, accelerator = self.config.train_batch_size, self.accelerator
         first = (part * accelerator.num_processes + accelerator.process_index) * size
         positions = range(first, first + size)
@@ -55,31 +55,24 @@ class Batches:
         else:
             pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
         keys = [(self.config.seed, Purpose.TRAINING, step, position) for position in positions]
-        images, noise, times = self._to_device(
-            pixels, keys, self.config.random_flip, reduction=2 ** self.finest_level(step)
-        )
+        images, noise, times = self._to_device(pixels, keys, self.config.random_flip, reduction)
         if self.config.low_discrepancy_times:
             times = spread_times((self.config.seed, Purpose.TIMES, step), positions).to(times)
         return images, noise, times
-
-    def finest_level(self, step: int) -> int:
-        """First level of the network that takes part in the optimizer step `step`, see `growth_steps`."""
-        growth = self.config.growth_steps or []
-        return sum(step < grown for grown in itertools.accumulate(growth))
 
     def validation(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
         keys = [(self.config.seed, Purpose.VALIDATION, index) for index in indices]
         return self._to_device(self.pictures.validation[indices], keys)
 
-    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], flip: bool = False, reduction: int = 1):
+    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], may_flip: bool = False, reduction: int = 1):
         device = self.accelerator.device
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
         images = F.avg_pool2d(images.expand(-1, self.channels, -1, -1).float(), reduction)
-        noise, diffusion_time, coin = draw(tuple(images.shape[1:]), *keys)
-        images, noise = (images / 255 - self.mean) / self.std, noise / reduction  # as if it had been pooled, too
-        if flip:
-            images = torch.where(coin.to(device)[:, None, None, None], images.flip(-1), images)
+        noise, diffusion_time, flip = draw_noise_time_flip(tuple(images.shape[1:]), *keys)
+        images, noise = (images / 255 - self.mean) / self.std, noise / reduction  # as pooling weakens noise
+        if may_flip:
+            images = torch.where(flip.to(device)[:, None, None, None], images.flip(-1), images)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         noise = noise.to(device, memory_format=layout)
         return images.contiguous(memory_format=layout), noise, diffusion_time.to(device)

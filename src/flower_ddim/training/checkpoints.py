@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate import Accelerator
 from diffusers import ConfigMixin
 
 
@@ -65,6 +67,24 @@ def check_output_dir(output_dir: Path, resumes: bool, checkpoint: Path | None, l
         )
 
 
+def prepare_output_dir(output_dir: Path, overwrite: bool, log: Path):
+    """Makes the folder of a training, and removes what interrupted runs left; `overwrite` removes an earlier training, too.
+
+    Raises:
+        OSError: if the folder cannot be made.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"`output_dir` cannot be used ({error}): name one that you may write to.") from error
+    discard_unfinished(output_dir)
+    if overwrite:
+        for old in list_checkpoints(output_dir):
+            remove_checkpoint(old)
+        log.unlink(missing_ok=True)
+        shutil.rmtree(output_dir / "best", ignore_errors=True)
+
+
 def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[str]:
     """What the configurations of the pipeline in a checkpoint have that those of `components`, by name, have not."""
     found = []
@@ -76,6 +96,35 @@ def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[st
         )
         found += [f"{n} {saved.get(n)} there, {own.get(n)} here" for n in names if saved.get(n) != own.get(n)]
     return found
+
+
+@contextmanager
+def writing_checkpoint(
+    output_dir: Path, step: int, state: dict, limit: int, accelerator: Accelerator
+) -> Iterator[Path]:
+    """Gives every process the folder to write its part of a checkpoint into; at the end the folder becomes `checkpoint-N`.
+
+    Args:
+        state: what goes into the state file, beside the checksums.
+        limit: how many checkpoints are kept, see [`rotate_checkpoints`].
+
+    Raises:
+        OSError: if anything fails, with the last good checkpoint; nothing of this one is left then.
+    """
+    unfinished = unfinished_folder(output_dir, step)
+    try:
+        yield unfinished
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            finish_checkpoint(output_dir, step, state)
+            rotate_checkpoints(output_dir, limit)
+    except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, whoever meets it
+        if accelerator.is_main_process:
+            discard_unfinished(output_dir)
+        kept = list_checkpoints(output_dir)
+        good = f"the last good one is {kept[-1]}" if kept else "there is none yet"
+        raise OSError(f"The checkpoint of step {step} could not be written ({error}); {good}.") from error
+    accelerator.wait_for_everyone()
 
 
 def unfinished_folder(output_dir: Path, step: int) -> Path:
@@ -95,7 +144,7 @@ def finish_checkpoint(output_dir: Path, step: int, state: dict) -> Path:
     for path in [*unfinished.rglob("*"), unfinished]:
         _sync(path)
     final = Path(output_dir) / f"{PREFIX}{step}"
-    if final.exists():  # somebody has taken its state file away: a complete one of this step is not come by again
+    if final.exists():  # without its state file, or it would have been resumed from: somebody has taken that away
         shutil.rmtree(final)
     os.replace(unfinished, final)
     _sync(final.parent)
@@ -132,7 +181,7 @@ def remove_checkpoint(checkpoint: Path):
 
 
 def set_later_checkpoints_aside(checkpoint: Path):
-    """Renames the checkpoints beside this one that are newer: a run that goes on from here will come by these steps again."""
+    """Renames the newer checkpoints beside this one: a run that resumes from here will make these steps again."""
     for path in list_checkpoints(checkpoint.parent):
         if _step_of(path) > _step_of(checkpoint):
             aside = path.with_name(f"abandoned-{path.name}")

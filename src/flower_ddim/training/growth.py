@@ -14,7 +14,7 @@ from ..models.unet_flower_ddim import FlowerUNet2DModel, noise_embedding
 
 
 def finest_level_at(step: int, growth_steps: Sequence[int] | None) -> int:
-    """First level of the network that takes part in the optimizer step `step`, counted from 0: 0 is the finest, the whole network."""
+    """The finest level of the network that takes part in the optimizer step `step`, from 0; level 0 is the finest of all."""
     return sum(step < grown for grown in itertools.accumulate(growth_steps or ()))
 
 

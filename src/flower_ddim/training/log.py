@@ -54,7 +54,7 @@ class MetricsLog:
         return read_metrics(self.path) if self.path.exists() else []
 
 
-class Window:
+class LogWindow:
     """Losses and gradient norms since the last line of the log, kept on the device until they are asked for."""
 
     def __init__(self, accelerator: Accelerator, first_step: int):

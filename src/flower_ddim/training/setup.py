@@ -1,120 +1,68 @@
-"""What a training run is put together from: pictures and network, as the options say."""
+"""What a training run is put together from: processes, network and scheduler, as its options say."""
 
 import copy
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import yaml
-from datasets import Dataset, IterableDataset
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, TorchDynamoPlugin
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data.batches import BatchSampler
-from ..data.decoding import decode_images
-from ..data.image_array import ImageArray
-from ..data.sources import image_column, open_splits, split_train_validation
-from ..data.streaming import STREAMING_SHUFFLE_BUFFER, StreamedImages
 from ..machine import usable_cores
 from ..models.unet_flower_ddim import FlowerUNet2DModel
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
+from ..sampling.compilation import check_compiler
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 from .config import TrainingConfig
+from .growth import zero_init_levels
 
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Pictures:
-    """The pictures of a run: `train` indexed by step through `batches`, or streamed, and those kept for validation."""
-
-    train: ImageArray | None
-    validation: ImageArray | None
-    stream: StreamedImages | None
-    batches: BatchSampler | None
-    channels: int
-    mean: list[float]
-    std: list[float]
-
-
-def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: int) -> Pictures:
-    """Opens and decodes the pictures. `global_batch` is the number of pictures per optimizer step over all processes."""
-    if config.streaming:
-        logger.warning(
-            f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
-            "a resumed run begins the stream anew, and as nothing counts epochs, the pipeline and samples come at the end."
-        )
-        stream = StreamedImages(
-            _open_splits(config)["train"], config.resolution, config.center_crop, config.seed, rank, world
-        )
-        return Pictures(None, None, stream, None, stream.channels, *stream.statistics)
-    train, validation = _divide(config)
-    sampling = {"batch_size": global_batch, "seed": config.seed, "repeats": config.dataset_repeats}
-    batches = BatchSampler(len(train), **sampling)  # before any work: it may find the data too small
-
-    images = _decode(train, config)
-    if len(images) != len(train):
-        batches = BatchSampler(len(images), **sampling)
-    validation = _decode(validation, config) if validation is not None else None
-    if validation is not None and validation.channels > images.channels:
-        raise ValueError(
-            "The pictures for training are grey, but there are coloured ones among those for validation: take these out, or give "
-            "`--validation_epochs 0`."
-        )
-    return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics())
-
-
-def pictures_of_training(folder: str | Path) -> tuple[ImageArray, ImageArray, int]:
-    """What an earlier training was trained on, what it kept for validation, both as it saw them, and the side in pixels.
-
-    Args:
-        folder: its `output_dir`.
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """The processes, devices and precision of a run.
 
     Raises:
-        FileNotFoundError: if nothing was trained there.
-        ValueError: if it kept no pictures for validation, or its record is of another version.
+        ValueError: for options that this machine or these processes cannot serve.
     """
-    path = Path(folder) / "training.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: name the `output_dir` of a training.")
-    try:
-        config = TrainingConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["options"])
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} was not written by this version of the trainer ({error}).") from error
-    if not config.validation_epochs:
-        raise ValueError(f"The training of {folder} kept no pictures for validation: give `--data` others.")
-    train, validation = _divide(config)
-    return _decode(train, config), _decode(validation, config), config.resolution
-
-
-def _open_splits(config: TrainingConfig) -> dict[str, Dataset | IterableDataset]:
-    splits = open_splits(
-        config.dataset_name, config.train_data_dir, config.dataset_config_name, config.cache_dir, config.streaming
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        # Every size of pictures is compiled on its own, which makes faster code than one for all sizes.
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=False) if config.compile else None,
+        log_with=config.logger,
+        project_config=ProjectConfiguration(logging_dir=str(Path(config.output_dir) / config.logging_dir)),
+        # BatchNorm statistics are averaged over the processes after every step, see `share_statistics`.
+        # Levels that a network has not grown yet have no gradients.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False, find_unused_parameters=config.growth_steps is not None
+            )
+        ],
     )
-    if "train" not in splits:
-        raise ValueError(f"The data set has no split 'train', but {', '.join(splits)}: rename the one to train on.")
-    image_column(splits["train"])
-    return splits
+    device = accelerator.device.type
+    if config.compile and device == "cpu":
+        check_compiler()
+    if config.optimizer == "muon" and accelerator.mixed_precision == "fp16":
+        # The scale of the gradients is kept for one optimizer.
+        raise ValueError("`optimizer` muon does not go with `mixed_precision` fp16: choose bf16.")
+    if config.sync_batchnorm and device != "cuda":
+        raise ValueError(f"`sync_batchnorm` needs GPUs, but this runs on {device}: leave it out.")
+    if device == "cpu":
+        check_threads(accelerator.num_processes)
+    return accelerator
 
 
-def _divide(config: TrainingConfig) -> tuple[Dataset, Dataset | None]:
-    """The pictures to train on, and those for validation, if there are to be any."""
-    splits = _open_splits(config)
-    if not config.validation_epochs:
-        return splits["train"], None
-    if config.validation_split in splits:
-        return splits["train"], splits[config.validation_split]
-    if config.validation_split != TrainingConfig.validation_split:
-        raise ValueError(f"`validation_split` is {config.validation_split}, but the splits are {', '.join(splits)}.")
-    return split_train_validation(splits["train"], config.validation_fraction, config.seed)
-
-
-def _decode(pictures: Dataset, config: TrainingConfig) -> ImageArray:
-    return decode_images(
-        pictures, config.resolution, config.center_crop, config.dataloader_num_workers, config.cache_images
-    )
+def place_network(unet: torch.nn.Module, config: TrainingConfig, accelerator: Accelerator) -> torch.nn.Module:
+    """Puts a network where and how it is trained."""
+    unet = unet.to(accelerator.device)
+    if config.channels_last:
+        unet = unet.to(memory_format=torch.channels_last)
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet) if config.sync_batchnorm else unet
 
 
 def build_model(
@@ -129,7 +77,7 @@ def build_model(
         pipe = FlowerDDIMPipeline.from_pretrained(config.init_from)
         unet = pipe.unet
         own = {name: unet.config.get(name, 0.5) for name in ("image_mean", "image_std")}
-        logger.warning(f"Training goes on with the channel statistics of {config.init_from}: {own}.")
+        logger.warning(f"The training keeps the channel statistics of {config.init_from}: {own}.")
         height, width = pipe.latent_shape[1:]
         if (height, width) != (config.resolution,) * 2:
             logger.warning(f"It made pictures of {width}×{height} pixels; `resolution` is {config.resolution}.")
@@ -149,7 +97,7 @@ def build_model(
     unet.register_to_config(sample_size=config.resolution, **statistics)
     if isinstance(unet, FlowerUNet2DModel):
         unet.check_config()
-        silence_levels(unet, len(config.growth_steps or []))
+        zero_init_levels(unet, len(config.growth_steps or []))
     elif config.growth_steps:
         raise ValueError("`growth_steps` needs a FlowerUNet2DModel, which a stock UNet2DModel is not: leave it out.")
     if scheduler is None:
@@ -178,27 +126,6 @@ def _new_unet(config: TrainingConfig, channels: int, statistics: dict) -> torch.
     if name not in classes:
         raise ValueError(f"`model_config_name_or_path` is of a {name}, but must be of a {' or '.join(classes)}.")
     return classes[name].from_config(model_config)
-
-
-def silence_levels(unet: FlowerUNet2DModel, number: int):
-    """Prepares a new network for being grown from coarse to fine (after Karras et al. 2018 and Gu et al. 2023).
-
-    The residual blocks of the `number` finest levels begin with zero bodies. All that they do is then pointwise and linear, and so
-    commutes with average pooling: the levels below meet in a picture what they meet, with `finest_level=number`, in the
-    pooled picture. The network can be trained on small pictures, at a fraction of the cost, and what it has learned is of
-    use in large ones, at the same place and of the same size within them.
-
-    Raises:
-        ValueError: if there are not so many levels above the bottleneck.
-    """
-    levels = len(unet.down_blocks)
-    if number > levels:
-        raise ValueError(
-            f"`growth_steps` has {number} numbers, but the network has {levels} levels above the coarsest: give fewer numbers."
-        )
-    for block in (*unet.down_blocks[:number], *unet.up_blocks[levels - number :]):
-        for resnet in block.resnets:
-            torch.nn.init.zeros_(resnet.conv2.weight)
 
 
 def check_length(config: TrainingConfig, total_steps: int):

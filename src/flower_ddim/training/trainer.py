@@ -1,112 +1,76 @@
-"""The training: the loss of a batch, and the loop around it."""
+"""The training: one step from pictures to the moving average, and the loop around it."""
 
 import math
-import shutil
-import signal
 import sys
-import time
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, TorchDynamoPlugin, set_seed
+from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from ..hub.upload import upload_pipeline
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
-from ..sampling.compilation import check_compiler
 from ..storage.files import write_text
 from ..storage.hub_client import create_repository
 from . import checkpoints
 from .batches import Batches
-from .config import TrainingConfig
+from .config import TrainingConfig, fixed_options
 from .ema import ExponentialMovingAverage, share_statistics
-from .log import MetricsLog, Window, plot_loss, sample_grid, show_images, trackable
+from .growth import GrowingUNet, finest_level_at
+from .log import LogWindow, MetricsLog, plot_loss, sample_grid, show_images, trackable
 from .loss import ZERO_NOISE_LOSS, diffusion_loss
 from .optimizers import learning_rate_factor, make_optimizers
-from .setup import build_model, check_length, check_threads, describe, load_pictures
+from .pictures import load_pictures
+from .setup import build_model, check_length, describe, make_accelerator, place_network
+from .stopping import StopReason, StopWatch
 from .validation import KidWatch, validation_losses
 
 
 logger = get_logger(__name__)
 
-# Options that a run goes on with as it began: they decide what is in a checkpoint, or what the numbers of its log mean.
-FIXED_OPTIONS = ("use_ema", "growth_steps", "optimizer", "channels_last", "loss")
-
-_TIME_IS_UP = 1000  # among the reasons to stop, beside the numbers of signals
-
 
 class Trainer:
-    """One training run: everything is prepared, and checked, by the constructor; nothing is written before [`train`]."""
+    """One training run: the constructor prepares and checks everything; nothing is written before [`train`]."""
 
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.output_dir = Path(config.output_dir)
-        self.checkpoint = checkpoints.find_checkpoint(self.output_dir, config.resume_from_checkpoint)
         self.metrics = MetricsLog(self.output_dir / "metrics.jsonl")
+        self.checkpoint = checkpoints.find_checkpoint(self.output_dir, config.resume_from_checkpoint)
         self._check_output_dir()
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            # Every size of pictures is compiled on its own, which makes quicker code than one for all.
-            dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=False) if config.compile else None,
-            log_with=config.logger,
-            project_config=ProjectConfiguration(logging_dir=str(self.output_dir / config.logging_dir)),
-            # BatchNorm statistics are averaged over the processes after every step, see `share_statistics`.
-            # Levels that a network has not grown yet have no gradients.
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=False, find_unused_parameters=config.growth_steps is not None
-                )
-            ],
-        )
-        if config.compile and self.accelerator.device.type == "cpu":
-            check_compiler()
-        if config.optimizer == "muon" and self.accelerator.mixed_precision == "fp16":
-            # The scale of the gradients is kept for one optimizer.
-            raise ValueError("`optimizer` muon does not go with `mixed_precision` fp16: choose bf16.")
+        self.accelerator = make_accelerator(config)
         set_seed(config.seed)
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        if self.accelerator.device.type == "cpu":
-            check_threads(world)
+        world = self.accelerator.num_processes
         self.global_batch = config.train_batch_size * config.gradient_accumulation_steps * world
 
         with self.accelerator.local_main_process_first():  # the others find the decoded pictures in the cache
-            self.pictures = load_pictures(config, self.global_batch, rank, world)
+            self.pictures = load_pictures(config, self.global_batch, self.accelerator.process_index, world)
         batches = self.pictures.batches
         self.steps_per_epoch = batches.batches_per_epoch if batches else None
         self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
         check_length(config, self.total_steps)
+
         unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
         self.description = describe(config, unet, self.total_steps, self.global_batch)
-        self._prepare(unet)
-        watched = config.eval_kid_epochs > 0
-        self.kid_watch = KidWatch(config, self.accelerator, self.pictures.validation) if watched else None
+        self.raw_unet = place_network(unet, config, self.accelerator)  # without what accelerate wraps around it
+        self.growing = GrowingUNet(self.raw_unet, len(config.growth_steps)) if config.growth_steps else None
+        self.ema = ExponentialMovingAverage(
+            self.raw_unet, config.ema_max_decay, config.ema_power, config.ema_inv_gamma
+        )
+        optimizers = make_optimizers(self.raw_unet, config)
+        self._lr_factor = learning_rate_factor(optimizers[0], config, self.total_steps)
+        self.unet, *self.optimizers = self.accelerator.prepare(self.growing or self.raw_unet, *optimizers)
+        statistics = (unet.config.get(name, 0.5) for name in ("image_mean", "image_std"))
+        self.batches = Batches(config, self.accelerator, self.pictures, unet.config.in_channels, *statistics)
+        watches_kid = config.eval_kid_epochs > 0
+        self.kid_watch = KidWatch(config, self.accelerator, self.pictures.validation) if watches_kid else None
         self.repo_id = None
         if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
             repo_id = config.hub_model_id or self.output_dir.name
             self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo or None)
-        self.step = self.images_seen = self._stop_reason = 0
-
-    def _prepare(self, unet: torch.nn.Module):
-        """Puts the network, its average and its optimizers where and how they are needed."""
-        config, device = self.config, self.accelerator.device
-        unet = unet.to(device)
-        if config.channels_last:
-            unet = unet.to(memory_format=torch.channels_last)
-        if config.sync_batchnorm:
-            if device.type != "cuda":
-                raise ValueError(f"`sync_batchnorm` needs GPUs, but this runs on {device.type}: leave it out.")
-            unet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet)
-        self.ema = ExponentialMovingAverage(unet, config.ema_max_decay, config.ema_power, config.ema_inv_gamma)
-        optimizers = make_optimizers(unet, config)
-        self._lr_factor = learning_rate_factor(optimizers[0], config, self.total_steps)
-        self.raw_unet = unet
-        self.unet, *self.optimizers = self.accelerator.prepare(unet, *optimizers)
-        statistics = (unet.config.get(name, 0.5) for name in ("image_mean", "image_std"))
-        self.batches = Batches(config, self.accelerator, self.pictures, unet.config.in_channels, *statistics)
+        self.step = self.images_seen = 0
 
     def _check_output_dir(self):
         if self.config.overwrite_output_dir:
@@ -115,16 +79,84 @@ class Trainer:
         last_logged = max(self.metrics.values("step"), default=0)
         checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged)
 
+    # ---- One step
+
+    def training_step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step; returns its loss and the norm of its gradient, without waiting for the device."""
+        config, accelerator = self.config, self.accelerator
+        level = finest_level_at(self.step, config.growth_steps)
+        if self.growing:
+            self.growing.finest_level = level
+        losses = []
+        for part in range(config.gradient_accumulation_steps):
+            # Pictures, noise and diffusion times, then noisy images, prediction and loss.
+            images, noise, diffusion_time = self.batches.training(self.step, part, reduction=2**level)
+            is_last = part == config.gradient_accumulation_steps - 1
+            with nullcontext() if is_last else accelerator.no_sync(self.unet):
+                loss = diffusion_loss(self.unet, self.scheduler, images, noise, diffusion_time, config.loss)
+                accelerator.backward(loss / config.gradient_accumulation_steps)
+            losses.append(loss.detach())
+        grad_norm = accelerator.clip_grad_norm_(self.unet.parameters(), config.max_grad_norm or math.inf)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate(self.step)
+            optimizer.step()
+            optimizer.zero_grad()
+        share_statistics(self.raw_unet, accelerator)
+        self.ema.update(self.raw_unet)
+        self.step += 1
+        self.images_seen += self.global_batch
+        if finest_level_at(self.step, config.growth_steps) != level:
+            # The average would hold the new level back by what it was when it did nothing.
+            self.ema.restart(self.raw_unet)
+        return torch.stack(losses).mean(), grad_norm
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of the optimizer step `step`, counted from 0."""
+        return self.config.learning_rate * self._lr_factor(step)
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether the last step left a part of the network out: what it generates is then noise."""
+        return finest_level_at(self.step - 1, self.config.growth_steps) > 0
+
+    # ---- The loop around it
+
     def train(self) -> Path:
         """Trains to the last step and saves the pipeline and a grid of its samples in `output_dir`.
 
         SIGTERM and SIGINT let the step finish, save a checkpoint and leave with the conventional exit code.
         """
-        self._start = time.monotonic()
-        self._prepare_output_dir()
+        with StopWatch(self.accelerator, self.config.max_train_minutes) as watch:
+            self._begin()
+            try:
+                self._loop(watch)
+            finally:
+                if self.accelerator.is_main_process and self.metrics.values("loss"):
+                    plot_loss(self.metrics.path, self.output_dir / "loss.png")
+        # PyTorch hangs if a process group is torn down while its thread still lets go of the tensors of the last reduction.
+        self.accelerator.wait_for_everyone()
+        if self.step < self.total_steps:
+            logger.warning(
+                f"The training stopped after step {self.step} because {watch.reason.words}; resume with "
+                "`--resume_from_checkpoint latest`."
+            )
+            if watch.reason.exit_code:
+                sys.exit(watch.reason.exit_code)
+        if self.is_growing:
+            logger.warning("The network is still growing and generates noise: resume to the end of `growth_steps`.")
+        if self.accelerator.is_main_process:
+            self._finish()
+        return self.output_dir
+
+    def _begin(self):
+        """Prepares the output folder, and takes over the checkpoint that the run resumes from, if any."""
+        if self.accelerator.is_main_process:
+            checkpoints.prepare_output_dir(self.output_dir, self.config.overwrite_output_dir, self.metrics.path)
+        self.accelerator.wait_for_everyone()
         if self.checkpoint:
             checkpoints.read_checkpoint(self.checkpoint, self._load_state)
-            logger.info(f"Going on from {self.checkpoint}.")
+            logger.info(f"Resuming from {self.checkpoint}.")
         if self.accelerator.is_main_process:
             if self.checkpoint and self.checkpoint.parent.resolve() == self.output_dir.resolve():
                 checkpoints.set_later_checkpoints_aside(self.checkpoint)
@@ -133,96 +165,73 @@ class Trainer:
         logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
         if self.config.logger:
             self.accelerator.init_trackers("flower-ddim", config=trackable(self.config))
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            self._loop()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            if self.accelerator.is_main_process and self.metrics.values("loss"):
-                plot_loss(self.metrics.path, self.output_dir / "loss.png")
-        # PyTorch hangs if a process group is torn down while its thread still lets go of the tensors of the last reduction.
-        self.accelerator.wait_for_everyone()
-        if self.step < self.total_steps:
-            signalled = f"it was told to by signal {self._stop_reason}"
-            reason = "its time is up" if self._stop_reason == _TIME_IS_UP else signalled
-            logger.warning(f"The training stopped after step {self.step} since {reason}; resume with latest.")
-            if self._stop_reason != _TIME_IS_UP:
-                sys.exit(128 + self._stop_reason)
-        if growing := self.batches.finest_level(self.step - 1) > 0:
-            logger.warning(
-                "The network is still growing, and what it generates is noise: go on to the end of `growth_steps`."
-            )
-        if self.accelerator.is_main_process:
-            self.save_pipeline(self.output_dir)
-            if not growing:
-                self.save_samples(self.output_dir / "samples.png")
-                if self.repo_id:
-                    address = upload_pipeline(self.output_dir, self.repo_id, self.config.hub_token)
-                    logger.warning(f"The pipeline was uploaded: {address}")
-        return self.output_dir
 
-    def _loop(self):
+    def _loop(self, watch: StopWatch):
         self.unet.train()
-        if self.checkpoint:  # the run that wrote it may have been killed before it came to this
+        if self.checkpoint:  # the run that wrote it may have been killed before it evaluated
             self._evaluate(self._ended_epoch(), self.step == self.total_steps, self.metrics.names(self.step))
-        bar = tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            desc="training",
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        )
-        window = Window(self.accelerator, self.step)
-        stopping = False
-        while self.step < self.total_steps and not stopping:
+        quiet = not self.accelerator.is_main_process
+        bar = tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", disable=quiet)
+        window = LogWindow(self.accelerator, self.step)
+        reason = StopReason.NONE
+        while self.step < self.total_steps and not reason:
             window.add(*self.training_step())
             bar.update()
-            stopping = self._stopping()
-            last = self.step == self.total_steps or stopping
-            epoch = self._ended_epoch()
-            # A folder that holds a model is gone on with from a checkpoint, or not at all.
-            checkpoint_due = (
-                last
-                or self.step % self.config.checkpointing_steps == 0
-                or _is_due(epoch, self.config.save_model_epochs)
-            )
-            report = checkpoint_due or epoch or self.step % self.config.logging_steps == 0
-            if report:
-                # Closing the window finds a loss that is not finite, before anything could keep what caused it.
+            reason = watch.ask()
+            epoch, ends = self._ended_epoch(), bool(reason) or self.step == self.total_steps
+            checkpoint_is_due = self._checkpoint_is_due(epoch, ends)
+            logs = checkpoint_is_due or epoch or self.step % self.config.logging_steps == 0
+            if logs:
+                # Closing the window finds a loss that is not finite, before a checkpoint could keep what caused it.
                 metrics = window.close(self.global_batch)
                 self.log(**metrics, lr=self.learning_rate(self.step - 1))
                 self._warn_of_zero_noise(metrics["loss"])
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", images=f"{metrics['images_per_second']:.1f}/s")
-            if checkpoint_due:
+            if checkpoint_is_due:
                 self.save_checkpoint()
-            # Only now: nothing that fails here costs what a checkpoint of this step has saved.
+            # After the checkpoint: whatever fails here loses no step.
             self._evaluate(epoch, last=self.step == self.total_steps)
-            if report:
-                window = Window(self.accelerator, self.step)
+            if logs:
+                window = LogWindow(self.accelerator, self.step)
         bar.close()
+
+    def _finish(self):
+        """Saves, and uploads, the pipeline and its samples."""
+        self.save_pipeline(self.output_dir)
+        if not self.is_growing:
+            self.save_samples(self.output_dir / "samples.png")
+            if self.repo_id:
+                address = self.pipeline().push_to_hub(
+                    self.repo_id, token=self.config.hub_token, records=self.output_dir, is_new=False
+                )
+                logger.warning(f"The pipeline was uploaded: {address}")
 
     def _ended_epoch(self) -> int:
         """Number of the epoch that this step has ended, counted from 1, or 0."""
         epoch, into_epoch = divmod(self.step, self.steps_per_epoch) if self.steps_per_epoch else (0, 0)
         return 0 if into_epoch else epoch
 
-    def _evaluate(self, epoch: int, last: bool, done: Collection[str] = ()):
-        """Validates, and writes samples and the pipeline, where an epoch has ended that asks for it; `done` is in the log."""
-        if self.batches.finest_level(self.step - 1):
-            return  # a network that is still growing leaves noise on its pictures
+    def _checkpoint_is_due(self, epoch: int, ends: bool) -> bool:
+        # A run resumes only from a checkpoint, so one is written whenever the pipeline is saved.
+        saves_pipeline = _is_due(epoch, self.config.save_model_epochs)
+        return ends or saves_pipeline or self.step % self.config.checkpointing_steps == 0
 
-        validates = self.pictures.validation and (_is_due(epoch, self.config.validation_epochs) or last)
+    def _evaluate(self, epoch: int, last: bool, done: Collection[str] = ()):
+        """Validates, and writes samples and the pipeline, where they are due after this epoch; `done` is in the log."""
+        config = self.config
+        if self.is_growing:
+            return
+        validates = self.pictures.validation and (_is_due(epoch, config.validation_epochs) or last)
         if validates and "validation_loss" not in done:
             networks = {"validation_loss": self.raw_unet, "validation_loss_ema": self.ema.averaged}
             self.raw_unet.eval()
-            self.log(**validation_losses(networks, self.scheduler, self.batches, self.accelerator, self.config))
+            self.log(**validation_losses(networks, self.scheduler, self.batches, self.accelerator, config))
             self.raw_unet.train()
-        if self.kid_watch and (_is_due(epoch, self.config.eval_kid_epochs) or last) and "kid" not in done:
+        if self.kid_watch and (_is_due(epoch, config.eval_kid_epochs) or last) and "kid" not in done:
             self._measure_kid()
-        if self.accelerator.is_main_process and _is_due(epoch, self.config.save_images_epochs):
+        if self.accelerator.is_main_process and _is_due(epoch, config.save_images_epochs):
             self.save_samples(self.output_dir / "samples" / f"epoch-{epoch:04}.png")
-        if self.accelerator.is_main_process and _is_due(epoch, self.config.save_model_epochs):
+        if self.accelerator.is_main_process and _is_due(epoch, config.save_model_epochs):
             self.save_pipeline(self.output_dir)
 
     def _measure_kid(self):
@@ -234,36 +243,14 @@ class Trainer:
                 self.save_pipeline(self.output_dir / "best")
         self.log(**measured)
 
-    def training_step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimizer step; returns its loss and the norm of its gradient, without waiting for the device."""
-        accumulation = self.config.gradient_accumulation_steps
-        level = self.batches.finest_level(self.step)
-        options = {"finest_level": level} if level else {}  # which stock networks do not know
-        losses = []
-        for part in range(accumulation):
-            batch = self.batches.training(self.step, part)
-            with nullcontext() if part == accumulation - 1 else self.accelerator.no_sync(self.unet):
-                loss = diffusion_loss(self.unet, self.scheduler, *batch, self.config.loss, **options)
-                self.accelerator.backward(loss / accumulation)
-            losses.append(loss.detach())
-        grad_norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.config.max_grad_norm or math.inf)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate(self.step)
-            optimizer.step()
-            optimizer.zero_grad()
-        share_statistics(self.raw_unet, self.accelerator)
-        self.ema.update(self.raw_unet)
-        self.step += 1
-        self.images_seen += self.global_batch
-        if self.batches.finest_level(self.step) != level:
-            # It would hold the new levels back by what they were when they did nothing.
-            self.ema.restart(self.raw_unet)
-        return torch.stack(losses).mean(), grad_norm
+    def _warn_of_zero_noise(self, loss: float):
+        is_baseline = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"
+        # Pooled noise is weaker.
+        zero_noise = ZERO_NOISE_LOSS / 2 ** finest_level_at(self.step - 1, self.config.growth_steps)
+        if is_baseline and self.step >= min(500, self.total_steps) and loss > 0.97 * zero_noise:
+            logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
 
-    def learning_rate(self, step: int) -> float:
-        """Learning rate of the optimizer step `step`, counted from 0."""
-        return self.config.learning_rate * self._lr_factor(step)
+    # ---- What it writes
 
     def pipeline(self) -> FlowerDDIMPipeline:
         """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
@@ -278,9 +265,8 @@ class Trainer:
     def save_samples(self, path: Path):
         """Writes a grid of images, generated from the same noise every time; its metadata says with which weights."""
         weights = "the moving average" if self.config.use_ema else "the last weights"
-        images = sample_grid(
-            self.pipeline(), self.config.eval_batch_size, path, f"generated with {weights} of step {self.step}"
-        )
+        comment = f"generated with {weights} of step {self.step}"
+        images = sample_grid(self.pipeline(), self.config.num_sample_images, path, comment)
         show_images(self.accelerator.trackers, f"samples of {weights}", images, self.step)
 
     def log(self, **values: float):
@@ -290,39 +276,28 @@ class Trainer:
         self.accelerator.log(values, step=self.step)
 
     def save_checkpoint(self):
-        """Writes `checkpoint-N`: a loadable pipeline, and under `state` all that the run needs to go on."""
-        unfinished = checkpoints.unfinished_folder(self.output_dir, self.step)
-        try:
-            self.accelerator.save_state(unfinished / "state")
-            self.accelerator.wait_for_everyone()  # every process has written its part
+        """Writes `checkpoint-N`: a loadable pipeline, and under `state` all that the run needs to resume."""
+        state = {"ema_updates": self.ema.num_updates, "images_seen": self.images_seen} | self._data_order()
+        state |= {name: getattr(self.config, name) for name in fixed_options()}
+        limit = self.config.checkpoints_total_limit
+        with checkpoints.writing_checkpoint(self.output_dir, self.step, state, limit, self.accelerator) as folder:
+            self.accelerator.save_state(folder / "state")
             if self.accelerator.is_main_process:
-                self.pipeline().save_pretrained(unfinished)
+                self.pipeline().save_pretrained(folder)
                 if not self.config.use_ema:  # then the pipeline does not hold the average
-                    self.ema.averaged.save_pretrained(unfinished / "state" / "ema")
-                state = {"ema_updates": self.ema.num_updates, "images_seen": self.images_seen}
-                state |= self._data_order()
-                state |= {name: getattr(self.config, name) for name in FIXED_OPTIONS}
-                checkpoints.finish_checkpoint(self.output_dir, self.step, state)
-                checkpoints.rotate_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
-        except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, whoever meets it
-            if self.accelerator.is_main_process:
-                checkpoints.discard_unfinished(self.output_dir)
-            kept = checkpoints.list_checkpoints(self.output_dir)
-            good = f"the last good one is {kept[-1]}" if kept else "there is none yet"
-            raise OSError(f"The checkpoint of step {self.step} could not be written ({error}); {good}.") from error
-        self.accelerator.wait_for_everyone()
+                    self.ema.averaged.save_pretrained(folder / "state" / "ema")
 
     def _load_state(self, state: dict):
         """Takes over what `save_checkpoint` wrote."""
         differing = checkpoints.differences(self.checkpoint, {"unet": self.raw_unet, "scheduler": self.scheduler})
-        for name in FIXED_OPTIONS:
+        for name in fixed_options():
             value = getattr(self.config, name)
             if state[name] != value:
                 differing.append(f"{name} {state[name]} there, {value} here")
         if differing:
             raise ValueError(
                 f"The checkpoint {self.checkpoint} is of another training ({'; '.join(differing)}): give the same options and "
-                "pictures, or go on from its weights with `--init_from`."
+                "pictures, or start from its weights with `--init_from`."
             )
         for name, value in self._data_order().items():
             if state[name] != value:
@@ -344,45 +319,9 @@ class Trainer:
             "pictures": len(self.pictures.train) if self.pictures.train else None,
         }
 
-    def _prepare_output_dir(self):
-        if self.accelerator.is_main_process:
-            try:
-                self.output_dir.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OSError(f"`output_dir` cannot be used ({error}): name one that you may write to.") from error
-            checkpoints.discard_unfinished(self.output_dir)
-            if self.config.overwrite_output_dir:
-                for old in checkpoints.list_checkpoints(self.output_dir):
-                    checkpoints.remove_checkpoint(old)
-                self.metrics.path.unlink(missing_ok=True)
-                shutil.rmtree(self.output_dir / "best", ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
-    def _on_signal(self, number, _):
-        self._stop_reason = number
-
-    def _stopping(self) -> bool:
-        """Whether any process was told to stop, or its time is up: all must leave after the same step."""
-        minutes = self.config.max_train_minutes
-        if minutes and time.monotonic() - self._start > 60 * minutes:
-            self._stop_reason = self._stop_reason or _TIME_IS_UP
-        number = self._stop_reason
-        if self.accelerator.num_processes > 1:
-            own = torch.tensor([number], device=self.accelerator.device)
-            number = int(self.accelerator.gather(own).max())
-        # A signal that arrives while the others are asked must not be forgotten, nor make this process leave before them.
-        self._stop_reason = self._stop_reason or number
-        return number > 0
-
-    def _warn_of_zero_noise(self, loss: float):
-        is_baseline = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"
-        zero_noise = ZERO_NOISE_LOSS / 2 ** self.batches.finest_level(self.step - 1)  # pooled noise is weaker
-        if is_baseline and self.step >= min(500, self.total_steps) and loss > 0.97 * zero_noise:
-            logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
-
 
 def _is_due(epoch: int, every: int) -> bool:
-    """Whether something is due after an epoch, counted from 1 (0 is none), that is asked for after `every` of them (0 is never)."""
+    """True after every `every`-th epoch; 0 means never."""
     return every > 0 and epoch > 0 and epoch % every == 0
 
 

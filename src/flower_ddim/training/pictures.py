@@ -1,0 +1,109 @@
+"""The pictures of a training run, as its options say: opened, divided into two parts, and decoded."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from datasets import Dataset, IterableDataset
+
+from ..data.batches import BatchSampler
+from ..data.decoding import decode_images
+from ..data.image_array import ImageArray
+from ..data.sources import image_column, open_splits, split_train_validation
+from ..data.streaming import STREAMING_SHUFFLE_BUFFER, StreamedImages
+from .config import TrainingConfig
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Pictures:
+    """The pictures of a run: `train` indexed by step through `batches`, or streamed, and those kept for validation."""
+
+    train: ImageArray | None
+    validation: ImageArray | None
+    stream: StreamedImages | None
+    batches: BatchSampler | None
+    channels: int
+    mean: list[float]
+    std: list[float]
+
+
+def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: int) -> Pictures:
+    """Opens and decodes the pictures. `global_batch` is the number of pictures per optimizer step over all processes."""
+    if config.streaming:
+        logger.warning(
+            f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
+            "a resumed run begins the stream anew, and as nothing counts epochs, the pipeline and samples come at the end."
+        )
+        stream = StreamedImages(
+            _open_splits(config)["train"], config.resolution, config.center_crop, config.seed, rank, world
+        )
+        return Pictures(None, None, stream, None, stream.channels, *stream.statistics)
+    train, validation = _divide(config)
+    sampling = {"batch_size": global_batch, "seed": config.seed, "repeats": config.dataset_repeats}
+    batches = BatchSampler(len(train), **sampling)  # before any work: it may find the data too small
+
+    images = _decode(train, config)
+    if len(images) != len(train):
+        batches = BatchSampler(len(images), **sampling)
+    validation = _decode(validation, config) if validation is not None else None
+    if validation is not None and validation.channels > images.channels:
+        raise ValueError(
+            "The pictures for training are grey, but there are coloured ones among those for validation: take these out, or give "
+            "`--validation_epochs 0`."
+        )
+    return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics())
+
+
+def pictures_of_training(folder: str | Path) -> tuple[ImageArray, ImageArray, int]:
+    """The pictures that an earlier training saw, those that it kept for validation, and their side in pixels.
+
+    Args:
+        folder: its `output_dir`.
+
+    Raises:
+        FileNotFoundError: if nothing was trained there.
+        ValueError: if it kept no pictures for validation, or its record is of another version.
+    """
+    path = Path(folder) / "training.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: name the `output_dir` of a training.")
+    try:
+        config = TrainingConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["options"])
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} was not written by this version of the trainer ({error}).") from error
+    if not config.validation_epochs:
+        raise ValueError(f"The training of {folder} kept no pictures for validation: give `--data` others.")
+    train, validation = _divide(config)
+    return _decode(train, config), _decode(validation, config), config.resolution
+
+
+def _open_splits(config: TrainingConfig) -> dict[str, Dataset | IterableDataset]:
+    splits = open_splits(
+        config.dataset_name, config.train_data_dir, config.dataset_config_name, config.cache_dir, config.streaming
+    )
+    if "train" not in splits:
+        raise ValueError(f"The data set has no split 'train', but {', '.join(splits)}: rename the one to train on.")
+    image_column(splits["train"])
+    return splits
+
+
+def _divide(config: TrainingConfig) -> tuple[Dataset, Dataset | None]:
+    """The pictures to train on, and those for validation, if there are to be any."""
+    splits = _open_splits(config)
+    if not config.validation_epochs:
+        return splits["train"], None
+    if config.validation_split in splits:
+        return splits["train"], splits[config.validation_split]
+    if config.validation_split != TrainingConfig.validation_split:
+        raise ValueError(f"`validation_split` is {config.validation_split}, but the splits are {', '.join(splits)}.")
+    return split_train_validation(splits["train"], config.validation_fraction, config.seed)
+
+
+def _decode(pictures: Dataset, config: TrainingConfig) -> ImageArray:
+    return decode_images(
+        pictures, config.resolution, config.center_crop, config.dataloader_num_workers, config.cache_images
+    )
