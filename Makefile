@@ -59,9 +59,10 @@ lint: $(VENV)/.installed-dev            ## check and format the code
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-lint-check: $(VENV)/.installed-dev            ## check the code and its format, changing nothing
+lint-check: $(VENV)/.installed-dev            ## check the code, its format and who imports whom, changing nothing
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
 BENCH := $(RUN) scripts/benchmark.py
 bench: $(VENV)/.installed $(VENV)-bench/.installed            ## measure speed and memory beside Keras and diffusers: docs/performance.md
