@@ -61,8 +61,9 @@ def generate_folder(
     pipe, weights = load_with_checksum(model, getattr(torch, dtype), accelerator.device, compile)
     pipe = with_solver(pipe, solver)
     options = {"weights": weights, "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
-    options |= {"dtype": dtype} if dtype != "float32" else {}
-    options |= {"solver": solver} if solver != "ddim" else {}
+    options |= {
+        name: value for name, value in (("dtype", dtype), ("solver", solver)) if value not in ("float32", "ddim")
+    }
     with accelerator.main_process_first():
         _claim_folder(output_dir, options)
     mine = range(accelerator.process_index, num_images, accelerator.num_processes)
@@ -78,9 +79,7 @@ def generate_folder(
                 pipe, [*numbers, *filling], seed, num_inference_steps=num_inference_steps, eta=eta
             )
             for i, image in zip(numbers, images[: len(numbers)], strict=True):
-                unfinished = output_dir / f".{i:06}.png"
-                image.save(unfinished)
-                os.replace(unfinished, _image_path(output_dir, i))
+                _save_image(image, _image_path(output_dir, i))
             bar.update(len(numbers))
     accelerator.wait_for_everyone()
     return output_dir
@@ -116,6 +115,12 @@ def noise_of_seeds(pipe: FlowerDDIMPipeline, seeds: Iterable[int]) -> torch.Tens
 
 def _image_path(output_dir: Path, number: int) -> Path:
     return output_dir / f"{number:06}.png"
+
+
+def _save_image(image: PIL.Image.Image, path: Path):
+    unfinished = path.with_name(f".{path.name}")
+    image.save(unfinished)
+    os.replace(unfinished, path)
 
 
 def _claim_folder(output_dir: Path, options: dict):

@@ -150,19 +150,10 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             eta: η in [0, 1]: 0 is deterministic, 1 adds the noise of DDPM.
             generator: source of the noise for η > 0, one for all images or one each.
             variance_noise: the noise itself, instead of a generator.
-            return_dict: whether to return a [`DDIMSchedulerOutput`] or a tuple.
-
-        Returns:
-            `prev_sample`, x_{t'} at the next timestep and after the last one the image, and `pred_original_sample`, the predicted
-            image x̂_0, both in the dtype of `sample`; computed in float32 or better.
+            return_dict: whether to return a [`DDIMSchedulerOutput`] or a tuple: `prev_sample`, x_{t'} at the next timestep and
+                after the last one the image, and `pred_original_sample`, the predicted image x̂_0, in the dtype of `sample`.
         """
-        if self.num_inference_steps is None:
-            raise ValueError("`num_inference_steps` is not set: call `set_timesteps` before `step`.")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
-        if variance_noise is not None and generator is not None:
-            raise ValueError("Pass either `generator` or `variance_noise`, not both.")
-
+        self._check_step(eta, generator, variance_noise)
         # Names here -> names in the paper, in this package's terms
         # - sample, prev_sample                      -> x_t, x_{t'}
         # - pred_original_sample, pred_noise         -> x̂_0, ε_θ
@@ -197,10 +188,16 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
                 variance_noise = randn_tensor(sample.shape, generator, sample.device, dtype=compute_dtype)
             prev_sample = prev_sample + std_dev * variance_noise
 
-        prev_sample, pred_original_sample = prev_sample.to(dtype), pred_original_sample.to(dtype)
-        if not return_dict:
-            return prev_sample, pred_original_sample
-        return DDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
+        output = prev_sample.to(dtype), pred_original_sample.to(dtype)
+        return DDIMSchedulerOutput(*output) if return_dict else output
+
+    def _check_step(self, eta: float, generator, variance_noise):
+        if self.num_inference_steps is None:
+            raise ValueError("`num_inference_steps` is not set: call `set_timesteps` before `step`.")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
+        if variance_noise is not None and generator is not None:
+            raise ValueError("Pass either `generator` or `variance_noise`, not both.")
 
     def invert_step(
         self,
