@@ -56,14 +56,10 @@ def trajectory_states(
     Args:
         latents: the noise, shape (1, C, H, W).
     """
-    scheduler, latents = pipe.scheduler, latents.to(pipe.device)
-    scheduler.set_timesteps(num_inference_steps, device=latents.device)
     noisy, predicted = [], []
-    for timestep in scheduler.timesteps:
-        output = scheduler.step(pipe.unet(latents, timestep).sample, timestep, latents)
-        noisy.append(pipe.postprocess(latents, "np")[0])
-        predicted.append(pipe.postprocess(output.pred_original_sample, "np")[0])
-        latents = output.prev_sample
+    for state in pipe.denoise(latents, num_inference_steps):
+        noisy.append(pipe.postprocess(state.noisy, "np")[0])
+        predicted.append(pipe.postprocess(state.predicted, "np")[0])
     return noisy, predicted
 
 

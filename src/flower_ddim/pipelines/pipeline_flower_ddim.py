@@ -25,13 +25,15 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 class DenoisingState:
     """A generation after one of its steps: which step at which timestep, what it began with, and what came of it, (B, C, H, W).
 
-    The next step begins with what stands in `latents` by then; after the last step these are the images.
+    The next step begins with what stands in `latents` by then; after the last step these are the images. `predicted` is the image
+    that the step predicted, where the scheduler says it.
     """
 
     step_index: int
     timestep: torch.Tensor
     noisy: torch.Tensor
     latents: torch.Tensor
+    predicted: torch.Tensor | None
 
 
 class FlowerDDIMPipeline(PortablePipeline):
@@ -128,7 +130,7 @@ class FlowerDDIMPipeline(PortablePipeline):
                 model_input = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
                 model_output = self.unet(model_input, timestep, return_dict=False)[0].to(latents.dtype)
                 step = self.scheduler.step(model_output, timestep, latents, **step_kwargs, return_dict=False)
-                state = DenoisingState(i, timestep, noisy=latents, latents=step[0])
+                state = DenoisingState(i, timestep, latents, step[0], step[1] if len(step) > 1 else None)
                 yield state
                 latents = state.latents
                 progress_bar.update()
