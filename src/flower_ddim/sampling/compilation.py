@@ -1,4 +1,4 @@
-"""Compiling networks: what it takes, and how it is done where weights no longer change."""
+"""Compiles networks: checks that there is a compiler, and freezes weights that no longer change."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import torch
 
 
 def check_compiler():
-    """Raises a ValueError where PyTorch finds no C++ compiler, which it compiles networks for a CPU with."""
+    """Raises a ValueError where PyTorch finds no C++ compiler, which it needs to compile networks for a CPU."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     compiler = os.environ.get("CXX", usual)
     if shutil.which(compiler) is None:
@@ -21,9 +21,9 @@ def check_compiler():
 def compile_unet(unet: torch.nn.Module):
     """Compiles a network for generation, in place: `pipe.unet.compile(dynamic=False, options={"freezing": True})`.
 
-    The first call at every shape takes a minute or less and is quicker in later processes, which find its code in PyTorch's
-    cache. Frozen weights are part of the compiled code, in the layout that the convolutions want: what is done to
-    them afterwards has no effect. Only calls without gradients are frozen, as those of the pipeline are.
+    The first call with a new shape takes a minute or less, and less in later processes, which find its code in PyTorch's cache.
+    Frozen weights are a part of the compiled code, in the layout that the convolutions want, so later changes of them have no
+    effect. Only calls without gradients are frozen; those of the pipeline have none.
 
     Args:
         unet: any U-Net, in the dtype and on the device that it will be used with.

@@ -1,4 +1,4 @@
-"""Many images into a folder, shared out between processes, going on where an earlier run stopped."""
+"""Many images in a folder, divided between processes; a later run adds those that an earlier one did not reach."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from .solvers import check_eta, with_solver
 
 
 OPTIONS_FILE = "generation.json"
-COMPARED_STEPS = (1, 2, 3, 4, 5, 20, 100)  # where images from the same noise stand side by side
+COMPARED_STEPS = (1, 2, 3, 4, 5, 20, 100)  # of figures and cards that compare images from the same noise
 
 
 def generate_folder(
@@ -34,10 +34,10 @@ def generate_folder(
     compile: bool = False,
     solver: str = "ddim",
 ) -> Path:
-    """Generates `000000.png`, `000001.png`, … with the seeds `seed`, `seed` + 1, …, those that are not there yet.
+    """Generates those of `000000.png`, `000001.png`, … that are missing, with the seeds `seed`, `seed` + 1, ….
 
-    Under `accelerate launch` every process makes its share. An image depends on its seed alone, not on the number of
-    processes, nor on the batch that it is made in but for rounding.
+    Under `accelerate launch` every process generates its share. An image depends on its seed alone: the number of processes
+    changes nothing, and the size of a batch only the rounding.
 
     Args:
         model: folder or Hub id of a pipeline.
@@ -61,9 +61,8 @@ def generate_folder(
     pipe, weights = load_with_checksum(model, getattr(torch, dtype), accelerator.device, compile)
     pipe = with_solver(pipe, solver)
     options = {"weights": weights, "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
-    options |= {
-        name: value for name, value in (("dtype", dtype), ("solver", solver)) if value not in ("float32", "ddim")
-    }
+    options |= {"dtype": dtype} if dtype != "float32" else {}
+    options |= {"solver": solver} if solver != "ddim" else {}
     with accelerator.main_process_first():
         _claim_folder(output_dir, options)
     mine = range(accelerator.process_index, num_images, accelerator.num_processes)
@@ -73,7 +72,7 @@ def generate_folder(
     ) as bar:
         for start in range(0, len(missing), batch_size):
             numbers = missing[start : start + batch_size]
-            # Compiled code is for one size of batch: to fill up the last one is quicker than to compile for what is left.
+            # Compiled code serves one size of batch: filling the last batch is faster than compiling for what is left.
             filling = numbers[-1:] * (min(batch_size, len(missing)) - len(numbers)) if compile else []
             images = generate_numbers(
                 pipe, [*numbers, *filling], seed, num_inference_steps=num_inference_steps, eta=eta
@@ -91,7 +90,7 @@ def load_with_checksum(
     """A pipeline to generate many images with, and the checksum of its weights before they are rounded to `dtype`."""
     pipe = FlowerDDIMPipeline.from_pretrained(model)
     checksum = weights_checksum(pipe.unet.state_dict())
-    if dtype != torch.float32:  # loaded anew, since that keeps in float32 what needs it
+    if dtype != torch.float32:  # loading again keeps in float32 what needs it
         pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype)
     pipe.to(device)
     if compile:
@@ -108,7 +107,7 @@ def generate_numbers(
 
 
 def noise_of_seeds(pipe: FlowerDDIMPipeline, seeds: Iterable[int]) -> torch.Tensor:
-    """The noise that images of these seeds are generated from, (N, C, H, W)."""
+    """The noise from which the images of these seeds are generated, (N, C, H, W)."""
     generators = (torch.Generator().manual_seed(seed) for seed in seeds)
     return torch.stack([torch.randn(pipe.latent_shape, generator=generator) for generator in generators])
 

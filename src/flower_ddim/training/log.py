@@ -1,4 +1,4 @@
-"""What a training run reports: numbers by step, in a file that survives interruptions."""
+"""What a training run reports: numbers by step, in a file that survives interruptions, samples, and a loss curve."""
 
 import json
 import math
@@ -55,7 +55,7 @@ class MetricsLog:
 
 
 class LogWindow:
-    """Losses and gradient norms since the last line of the log, kept on the device until they are asked for."""
+    """Losses and gradient norms since the last line of the log, kept on the device until a line needs them."""
 
     def __init__(self, accelerator: Accelerator, first_step: int):
         self.accelerator = accelerator
@@ -123,7 +123,7 @@ def show_images(trackers: list[GeneralTracker], title: str, images: list[Image.I
 
 
 def plot_loss(metrics: Path, path: Path):
-    """Draws the loss curve, where matplotlib is installed and the disk has room: the training does not fail for want of it."""
+    """Draws the loss curve, where matplotlib is installed and the disk has room; a training does not fail because of it."""
     try:
         from ..figures.loss import loss_curve
     except ModuleNotFoundError as error:

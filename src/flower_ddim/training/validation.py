@@ -1,4 +1,4 @@
-"""How good the model is while it is trained: its loss on the validation pictures, and its KID against them."""
+"""Measures a model while it is trained: its loss on the validation pictures, and its KID against them."""
 
 import torch
 from accelerate import Accelerator
