@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -107,16 +107,19 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
 
 
 def model_folder(name: str) -> str:
-    """The folder of a model that may be a shipped one, by its name; a folder that is there goes first.
+    """The folder of a model: an existing one, or that of a shipped model, by its name.
 
-    Anything else stays as it is: an id on the Hub, or a mistake, of which loading tells more.
+    What has a slash in it stays as it is: an id on the Hub, or a path, of which loading tells more.
+
+    Raises:
+        ArgumentTypeError: for a name that is neither, with those of the shipped models; argparse shows it as it is.
     """
-    if Path(name).is_dir():
+    if Path(name).is_dir() or "/" in name or os.sep in name:
         return name
     try:
         return pretrained(name)
-    except ValueError:
-        return name
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def run(main: Callable[[], None], prog: str | None = None):

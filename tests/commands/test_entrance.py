@@ -136,9 +136,15 @@ def test_an_unknown_model_is_answered_with_all_there_are(tmp_path):
     for name in ("", ".", "..", "flower-ddim-64/unet", "nothing-like-it"):
         with pytest.raises(ValueError, match="There is no model"):
             flower_ddim.pretrained(name)
-    # To a command it may be an id on the Hub, so it is loading that tells what is wrong.
-    completed = flower_ddim_command("generate", "--model", "flower-dim-64", "--output", tmp_path / "no.png")
-    assert_one_sentence(completed, 1, "flower-ddim generate: ", "flower-dim-64")
+    for command, option in ((("generate", "--output", tmp_path / "no.png"), "--model"), (("train",), "--init_from")):
+        completed = flower_ddim_command(
+            *command, "--train_data_dir" if command == ("train",) else "--seed", 0, option, "flower-dim-64"
+        )
+        problem = f"argument {option}: There is no model 'flower-dim-64'", "did you mean flower-ddim-64?"
+        assert_one_sentence(completed, 2, f"flower-ddim {command[0]}: ", *problem, *shipped)
+    # What has a slash may be an id on the Hub, so it is loading that tells what is wrong.
+    completed = flower_ddim_command("generate", "--model", "owner/name", "--output", tmp_path / "no.png")
+    assert_one_sentence(completed, 1, "flower-ddim generate: ", "owner/name")
     assert not (tmp_path / "no.png").exists()
 
 

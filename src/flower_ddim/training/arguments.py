@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import get_type_hints
 
@@ -67,9 +68,13 @@ def parse_config(arguments: list[str], prog: str | None = None) -> TrainingConfi
     given, surplus = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
     if surplus:
         parser.error(f"{surplus[0]}: this belongs to no option; a recipe comes first.")
-    if given.init_from:
-        given.init_from = model_folder(given.init_from)
-    return TrainingConfig(**vars(given))
+    config = TrainingConfig(**vars(given))
+    if config.init_from:
+        try:
+            config.init_from = model_folder(config.init_from)
+        except ArgumentTypeError as error:
+            parser.error(f"argument --init_from: {error}")
+    return config
 
 
 def _options_for_argparse() -> type:
