@@ -3,7 +3,6 @@
 import json
 
 import torch
-from accelerate.state import AcceleratorState
 from conftest import FLOWERS
 from safetensors.torch import load_file
 
@@ -30,8 +29,7 @@ SMALL = {
 
 
 def small_config(output_dir, **changes):
-    """Options of a small run; the process forgets an earlier training, whose settings accelerate would insist on."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    """Options of a small run."""
     options = {"cache_dir": str(output_dir.parent / "cache"), "output_dir": str(output_dir)}
     return TrainingConfig(**SMALL | options | changes)
 

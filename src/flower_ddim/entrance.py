@@ -136,6 +136,8 @@ def run(main: Callable[[], None], prog: str | None = None):
     prog = prog or sys.argv[0]
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # of Ctrl-C, which a program answers by ending
     except (ModuleNotFoundError, ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("FLOWER_DDIM_TRACEBACK") == "1":
             raise

@@ -168,7 +168,7 @@ def test_recorded_losses(runs):
     [
         {"prediction_type": "v_prediction", "loss": "mse", "max_grad_norm": 0.5, "ema_power": 0.75},
         {"mixed_precision": "bf16", "channels_last": False, "cache_images": "disk", "center_crop": False},
-        {"use_ema": False, "schedule": "cosine", "dataloader_num_workers": 2},
+        {"use_ema": False, "schedule": "cosine", "prediction_type": "v_prediction", "dataloader_num_workers": 2},
         {"streaming": True, "resolution": 128, "train_batch_size": 4},
         {"resolution": 32, "block_out_channels": None, "layers_per_block": None},
     ],

@@ -5,7 +5,6 @@ import time
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import ROOT
 from distributed_worker import run
 from training_runs import metrics, train_here, words
@@ -16,7 +15,6 @@ from flower_ddim.training.checkpoints import list_checkpoints
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, launch_two):
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    AcceleratorState._reset_state(reset_partial_state=True)
     run(one, batch_size=16)
     launch_two(ROOT / "tests" / "distributed_worker.py", two, 8)
     return one, two

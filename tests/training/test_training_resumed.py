@@ -1,8 +1,10 @@
 """Going on with a training, in this process: as if nothing had happened, or refused with the way out."""
 
+import json
 import shutil
 
 import pytest
+import yaml
 from PIL import Image
 from training_runs import LAST_WEIGHTS, WEIGHTS, assert_same_weights, metrics, train_here
 
@@ -144,3 +146,58 @@ def test_overwriting_starts_anew(runs):
     train_here(runs / "again")
     train_here(runs / "again", overwrite_output_dir=True, max_train_steps=2)
     assert list(metrics(runs / "again")) == [1, 2] and not (runs / "again" / "checkpoint-8").exists()
+
+
+def test_fewer_steps_than_were_made_are_refused_and_nothing_is_rewritten(trained):
+    before = (trained / "training.yaml").read_text()
+    with pytest.raises(ValueError, match="has made 8 steps, more than the 5 of this run"):
+        train_here(trained, resume_from_checkpoint="latest", max_train_steps=5, learning_rate=5e-4)
+    assert (trained / "training.yaml").read_text() == before
+
+
+def test_other_options_are_told_with_both_values_and_kept_in_the_record(runs, caplog):
+    folder = train_here(runs / "changed", max_train_steps=4, lr_scheduler="cosine")
+    train_here(
+        folder, resume_from_checkpoint="latest", lr_scheduler="cosine", adam_weight_decay=0.5, learning_rate=5e-4
+    )
+    assert "Resuming with `learning_rate` 0.0005; it was 0.001 until step 4" in caplog.text
+    assert "Resuming with `adam_weight_decay` 0.5; it was 0.0001 until step 4" in caplog.text
+    assert "Resuming with `max_train_steps` 8; it was 4 until step 4" in caplog.text
+    (change,) = yaml.safe_load((folder / "training.yaml").read_text())["history"]
+    assert change["until_step"] == 4
+    assert change["options"] == {"adam_weight_decay": 1e-4, "learning_rate": 1e-3, "max_train_steps": 4}
+    train_here(folder, resume_from_checkpoint="latest", learning_rate=1e-3, max_train_steps=9)
+    assert len(yaml.safe_load((folder / "training.yaml").read_text())["history"]) == 2
+
+
+def test_a_course_of_the_learning_rate_that_jumps_is_told(runs, caplog):
+    options = {"lr_scheduler": "linear", "checkpointing_steps": 3}
+    folder = train_here(runs / "stretched", max_train_steps=4, **options)
+    train_here(folder, resume_from_checkpoint=str(folder / "checkpoint-3"), max_train_steps=40, **options)
+    assert "The learning rate jumps from 0.00025 to 0.000925 at step 4" in caplog.text
+
+
+def test_going_back_sets_the_best_of_the_abandoned_branch_aside(runs, tiny_extractor):
+    options = {
+        "validation_epochs": 1,
+        "eval_kid_epochs": 1,
+        "eval_kid_images": 4,
+        "eval_kid_extractor": tiny_extractor,
+    }
+    options |= {"dataset_repeats": 1, "checkpointing_steps": 2, "checkpoints_total_limit": 0}
+    folder = train_here(runs / "branches", max_train_steps=7, **options)
+    assert (folder / "best" / "model_index.json").exists()
+    step = json.loads((folder / "best" / "training_state.json").read_text())["step"]
+    train_here(folder, resume_from_checkpoint=str(folder / "checkpoint-2"), max_train_steps=3, **options)
+    assert step > 3 and (folder / "abandoned-best" / "model_index.json").exists()
+    assert json.loads((folder / "best" / "training_state.json").read_text())["step"] <= 3
+
+
+def test_a_checkpoint_of_an_earlier_version_is_one_sentence(runs):
+    folder = train_here(runs / "ancient", max_train_steps=1)
+    path = folder / "checkpoint-1" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    del state["loss"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="of another version, which did not record `loss`: start from its weights"):
+        train_here(folder, resume_from_checkpoint="latest")

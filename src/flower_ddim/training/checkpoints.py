@@ -14,6 +14,9 @@ from diffusers import ConfigMixin
 
 PREFIX = "checkpoint-"
 STATE_FILE = "trainer_state.json"
+PIPELINE_STATE_FILE = (
+    "training_state.json"  # beside a pipeline: its weights' checksum, their step, the images seen by then
+)
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -65,24 +68,6 @@ def check_output_dir(output_dir: Path, resumes: bool, checkpoint: Path | None, l
             f"{output_dir} holds a model without checkpoints: go on from its weights with `--init_from` and another "
             "`--output_dir`, or start anew with `--overwrite_output_dir`."
         )
-
-
-def prepare_output_dir(output_dir: Path, overwrite: bool, log: Path):
-    """Makes the folder of a training, and removes what interrupted runs left; `overwrite` removes an earlier training, too.
-
-    Raises:
-        OSError: if the folder cannot be made.
-    """
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"`output_dir` cannot be used ({error}): name one that you may write to.") from error
-    discard_unfinished(output_dir)
-    if overwrite:
-        for old in list_checkpoints(output_dir):
-            remove_checkpoint(old)
-        log.unlink(missing_ok=True)
-        shutil.rmtree(output_dir / "best", ignore_errors=True)
 
 
 def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[str]:
@@ -144,8 +129,10 @@ def finish_checkpoint(output_dir: Path, step: int, state: dict) -> Path:
     for path in [*unfinished.rglob("*"), unfinished]:
         _sync(path)
     final = Path(output_dir) / f"{PREFIX}{step}"
-    if final.exists():  # without its state file, or it would have been resumed from: somebody has taken that away
-        shutil.rmtree(final)
+    if (
+        final.exists()
+    ):  # without its state file, or the run would have resumed from there; perhaps it is the user's own
+        _set_aside(final)
     os.replace(unfinished, final)
     _sync(final.parent)
     return final
@@ -184,9 +171,13 @@ def set_later_checkpoints_aside(checkpoint: Path):
     """Renames the newer checkpoints beside this one: a run that resumes from here will make these steps again."""
     for path in list_checkpoints(checkpoint.parent):
         if _step_of(path) > _step_of(checkpoint):
-            aside = path.with_name(f"abandoned-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(path, aside)
+            _set_aside(path)
+
+
+def _set_aside(path: Path):
+    aside = path.with_name(f"abandoned-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(path, aside)
 
 
 def read_checkpoint(checkpoint: Path, load: Callable[[dict], None]):

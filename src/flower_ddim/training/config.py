@@ -1,6 +1,5 @@
 """Every option of the training: its default, its help text, and all else that is to be known of it, once."""
 
-import importlib.util
 from dataclasses import Field, dataclass, field, fields
 
 
@@ -221,8 +220,6 @@ class TrainingConfig:
             raise ValueError(
                 f"`growth_steps` is {self.growth_steps}, but must be made of numbers of at least 1, or be 0 for none."
             )
-        if self.logger and importlib.util.find_spec(self.logger) is None:
-            raise ValueError(f"`logger` {self.logger} is not installed: pip install {self.logger}.")
         self._check_sources()
         self._check_course()
         self._check_streaming()

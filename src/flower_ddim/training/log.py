@@ -1,15 +1,14 @@
 """What a training run reports: numbers by step, in a file that survives interruptions, samples, and a loss curve."""
 
 import json
+import logging
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.logging import get_logger
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import broadcast_object_list
 from diffusers.utils import make_image_grid
@@ -20,9 +19,17 @@ from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import generate_numbers
 from ..storage.files import read_metrics, write_text
 from .config import TrainingConfig
+from .resuming import recorded_options
 
 
-logger = get_logger(__name__)
+def main_process_logger(name: str) -> logging.Logger:
+    """A logger of which only the main process is heard."""
+    found = logging.getLogger(name)
+    found.addFilter(lambda _: not PartialState._shared_state or PartialState().is_main_process)
+    return found
+
+
+logger = main_process_logger(__name__)
 
 
 class MetricsLog:
@@ -96,7 +103,7 @@ class LogWindow:
 
 def trackable(config: TrainingConfig) -> dict:
     """The options as a tracker takes them: scalars, and no token."""
-    options = {name: value for name, value in asdict(config).items() if name != "hub_token"}
+    options = recorded_options(config)
     return {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in options.items()}
 
 

@@ -1,14 +1,21 @@
 """What a training run is put together from: processes, network and scheduler, as its options say."""
 
 import copy
+import importlib.util
 import logging
-from dataclasses import asdict
+import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-import yaml
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, TorchDynamoPlugin
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    TorchDynamoPlugin,
+)
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +26,7 @@ from ..sampling.compilation import check_compiler
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 from .config import TrainingConfig
 from .growth import zero_init_levels
+from .resuming import recorded_options
 
 
 logger = logging.getLogger(__name__)
@@ -30,6 +38,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         ValueError: for options that this machine or these processes cannot serve.
     """
+    if config.logger and importlib.util.find_spec(config.logger) is None:
+        raise ValueError(f"`logger` {config.logger} is not installed: pip install {config.logger}.")
+    if PartialState().num_processes == 1:
+        # accelerate keeps precision and compiler of the first run of a process, a notebook's say, for all later ones.
+        AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         # Every size of pictures is compiled on its own, which makes faster code than one for all sizes.
@@ -41,7 +54,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         kwargs_handlers=[
             DistributedDataParallelKwargs(
                 broadcast_buffers=False, find_unused_parameters=config.growth_steps is not None
-            )
+            ),
+            # The other processes wait while the first one decodes the pictures.
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),
         ],
     )
     device = accelerator.device.type
@@ -106,6 +121,11 @@ def build_model(
         if config.schedule:
             shared.setdefault("schedule", config.schedule)
         scheduler = FlowerDDIMScheduler(prediction_type=config.prediction_type or "epsilon", **shared)
+    if scheduler.config.schedule == "cosine" and scheduler.config.prediction_type == "epsilon":
+        raise ValueError(
+            "`schedule` cosine has no signal at u = 1, where the noise tells nothing of the picture: give "
+            "`--prediction_type v_prediction`."
+        )
     for name in ("schedule", "prediction_type"):
         asked, given = getattr(config, name), scheduler.config[name]
         if asked and asked != given:
@@ -151,15 +171,16 @@ def check_threads(num_processes: int):
     """Warns where cores stay idle, as `accelerate launch` leaves them: it gives a process one thread unless told otherwise."""
     cores = usable_cores()
     if torch.get_num_threads() == 1 and cores >= 2 * num_processes:
-        logger.warning(
-            f"Every process computes in one thread, with {cores} cores for {num_processes}: start without `accelerate launch`, "
-            f"or give it `--num_cpu_threads_per_process {cores // num_processes}` (environment variable OMP_NUM_THREADS)."
-        )
+        share = cores // num_processes
+        launched = any(name.startswith(("ACCELERATE_", "TORCHELASTIC_")) for name in os.environ)
+        remedy = f"give `accelerate launch` the option `--num_cpu_threads_per_process {share}`, or start without it"
+        remedy = remedy if launched else f"set OMP_NUM_THREADS={share}, unless another program needs the others"
+        logger.warning(f"Every process computes in one thread, with {cores} cores for {num_processes}: {remedy}.")
 
 
-def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, global_batch: int) -> str:
-    """The resolved options, as YAML without the token, and the size of the task."""
-    options = {name: value for name, value in asdict(config).items() if name != "hub_token"}
+def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, global_batch: int) -> dict:
+    """The resolved options without the token, and the size of the task."""
+    options = recorded_options(config)
     sample = torch.zeros(1, unet.config.in_channels, config.resolution, config.resolution)
     counted = copy.deepcopy(unet).eval()  # in training mode a forward pass would leave its mark on the statistics
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -171,4 +192,4 @@ def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, gl
         "pictures_per_optimizer_step": global_batch,
         "pictures_seen": total_steps * global_batch,
     }
-    return yaml.safe_dump({"options": options, "size": size}, sort_keys=False)
+    return {"options": options, "size": size}

@@ -1,6 +1,7 @@
 """Stopping a training before its last step: on a signal, or when its time is up, in all processes after the same step."""
 
 import signal
+import threading
 import time
 from enum import IntEnum
 
@@ -43,7 +44,9 @@ class StopWatch:
 
     def __enter__(self) -> "StopWatch":
         self._start = time.monotonic()
-        self._previous = {number: signal.signal(number, self._on_signal) for number in _REASON_OF}
+        # Python takes signals in the main thread only; a training in another one is not told of them.
+        numbers = _REASON_OF if threading.current_thread() is threading.main_thread() else ()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(self, *_):

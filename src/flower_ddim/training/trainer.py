@@ -7,28 +7,32 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate.logging import get_logger
+import yaml
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
-from ..storage.files import write_text
+from ..storage.checksums import weights_checksum
+from ..storage.files import write_json, write_text
 from ..storage.hub_client import create_repository
-from . import checkpoints
+from . import checkpoints, resuming
 from .batches import Batches
 from .config import TrainingConfig, fixed_options
 from .ema import ExponentialMovingAverage, share_statistics
 from .growth import GrowingUNet, finest_level_at
-from .log import LogWindow, MetricsLog, plot_loss, sample_grid, show_images, trackable
+from .log import LogWindow, MetricsLog, main_process_logger, plot_loss, sample_grid, show_images, trackable
 from .loss import ZERO_NOISE_LOSS, diffusion_loss
 from .optimizers import learning_rate_factor, make_optimizers
+from .output import OutputFolder
 from .pictures import load_pictures
 from .setup import build_model, check_length, describe, make_accelerator, place_network
 from .stopping import StopReason, StopWatch
 from .validation import KidWatch, validation_losses
 
 
-logger = get_logger(__name__)
+logger = main_process_logger(__name__)
+
+PIPELINE_FILES = ("model_index.json", "pipeline_flower_ddim.py", "unet", "scheduler", checkpoints.PIPELINE_STATE_FILE)
 
 
 class Trainer:
@@ -37,6 +41,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.output_dir = Path(config.output_dir)
+        self.output = OutputFolder(self.output_dir)
         self.metrics = MetricsLog(self.output_dir / "metrics.jsonl")
         self.checkpoint = checkpoints.find_checkpoint(self.output_dir, config.resume_from_checkpoint)
         self._check_output_dir()
@@ -71,13 +76,17 @@ class Trainer:
             repo_id = config.hub_model_id or self.output_dir.name
             self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo or None)
         self.step = self.images_seen = 0
+        self.history = []  # options that were others before this run resumed, see `resuming.history`
 
     def _check_output_dir(self):
-        if self.config.overwrite_output_dir:
-            return
-        resumes = self.config.resume_from_checkpoint is not None
-        last_logged = max(self.metrics.values("step"), default=0)
-        checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged)
+        """Refuses to touch what is the user's, or another training's, before anything is written."""
+        for pictures in (self.config.train_data_dir, self.config.dataset_name):
+            self.output.check_pictures(pictures)
+        if not self.config.overwrite_output_dir:
+            resumes = self.config.resume_from_checkpoint is not None
+            last_logged = max(self.metrics.values("step"), default=0)
+            checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged)
+        self.output.check_free(PIPELINE_FILES)
 
     # ---- One step
 
@@ -133,7 +142,7 @@ class Trainer:
                 self._loop(watch)
             finally:
                 if self.accelerator.is_main_process and self.metrics.values("loss"):
-                    plot_loss(self.metrics.path, self.output_dir / "loss.png")
+                    plot_loss(self.metrics.path, self.output.claim("loss.png"))
         # PyTorch hangs if a process group is torn down while its thread still lets go of the tensors of the last reduction.
         self.accelerator.wait_for_everyone()
         if self.step < self.total_steps:
@@ -152,7 +161,7 @@ class Trainer:
     def _begin(self):
         """Prepares the output folder, and takes over the checkpoint that the run resumes from, if any."""
         if self.accelerator.is_main_process:
-            checkpoints.prepare_output_dir(self.output_dir, self.config.overwrite_output_dir, self.metrics.path)
+            self.output.prepare(self.config.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
         if self.checkpoint:
             checkpoints.read_checkpoint(self.checkpoint, self._load_state)
@@ -160,8 +169,11 @@ class Trainer:
         if self.accelerator.is_main_process:
             if self.checkpoint and self.checkpoint.parent.resolve() == self.output_dir.resolve():
                 checkpoints.set_later_checkpoints_aside(self.checkpoint)
+                self.output.set_best_aside(self.step)
+            self.output.claim("metrics.jsonl")
             self.metrics.forget_after(self.step)
-            write_text(self.output_dir / "training.yaml", self.description)
+            record = self.description | ({"history": self.history} if self.history else {})
+            write_text(self.output.claim("training.yaml"), yaml.safe_dump(record, sort_keys=False))
         logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
         if self.config.logger:
             self.accelerator.init_trackers("flower-ddim", config=trackable(self.config))
@@ -172,8 +184,7 @@ class Trainer:
             self._evaluate(self._ended_epoch(), self.step == self.total_steps, self.metrics.names(self.step))
         quiet = not self.accelerator.is_main_process
         bar = tqdm(total=self.total_steps, initial=self.step, desc="training", unit="step", disable=quiet)
-        window = LogWindow(self.accelerator, self.step)
-        reason = StopReason.NONE
+        window, reason = LogWindow(self.accelerator, self.step), StopReason.NONE
         while self.step < self.total_steps and not reason:
             window.add(*self.training_step())
             bar.update()
@@ -197,9 +208,9 @@ class Trainer:
 
     def _finish(self):
         """Saves, and uploads, the pipeline and its samples."""
-        self.save_pipeline(self.output_dir)
+        self.save_pipeline()
         if not self.is_growing:
-            self.save_samples(self.output_dir / "samples.png")
+            self.save_samples("samples.png")
             if self.repo_id:
                 address = self.pipeline().push_to_hub(
                     self.repo_id, token=self.config.hub_token, records=self.output_dir, is_new=False
@@ -230,17 +241,15 @@ class Trainer:
         if self.kid_watch and (_is_due(epoch, config.eval_kid_epochs) or last) and "kid" not in done:
             self._measure_kid()
         if self.accelerator.is_main_process and _is_due(epoch, config.save_images_epochs):
-            self.save_samples(self.output_dir / "samples" / f"epoch-{epoch:04}.png")
+            self.save_samples(f"samples/epoch-{epoch:04}.png")
         if self.accelerator.is_main_process and _is_due(epoch, config.save_model_epochs):
-            self.save_pipeline(self.output_dir)
+            self.save_pipeline()
 
     def _measure_kid(self):
         """Logs the KID; the pipeline of the lowest one is kept in `output_dir/best`."""
         measured = self.kid_watch(self.pipeline())
-        if self.accelerator.is_main_process:
-            is_best = measured["kid"] < min(self.metrics.values("kid"), default=math.inf)
-            if is_best:
-                self.save_pipeline(self.output_dir / "best")
+        if self.accelerator.is_main_process and measured["kid"] < min(self.metrics.values("kid"), default=math.inf):
+            self.save_pipeline("best")
         self.log(**measured)
 
     def _warn_of_zero_noise(self, loss: float):
@@ -256,17 +265,25 @@ class Trainer:
         """The pipeline that is sampled from, saved and shipped: of the averaged weights, unless `use_ema` is off."""
         return FlowerDDIMPipeline(self.ema.averaged if self.config.use_ema else self.raw_unet, self.scheduler)
 
-    def save_pipeline(self, folder: Path):
-        """Writes the pipeline into `folder`, in place of an earlier one."""
+    def save_pipeline(self, folder: str = ""):
+        """Writes the pipeline into a folder of the output folder, or into that itself, in place of an earlier one."""
         unfinished = self.output_dir / ".pipeline"
-        self.pipeline().save_pretrained(unfinished)
-        checkpoints.replace_files(unfinished, folder)
+        self._write_pipeline(unfinished)
+        self.output.replace_files(unfinished, folder)
 
-    def save_samples(self, path: Path):
+    def _write_pipeline(self, folder: Path):
+        """Saves the pipeline, and beside it which step its weights are of."""
+        pipeline = self.pipeline()
+        pipeline.save_pretrained(folder)
+        weights = weights_checksum(pipeline.unet.state_dict())
+        state = {"weights": weights, "step": self.step, "images_seen": self.images_seen}
+        write_json(folder / checkpoints.PIPELINE_STATE_FILE, state)
+
+    def save_samples(self, name: str):
         """Writes a grid of images, generated from the same noise every time; its metadata says with which weights."""
         weights = "the moving average" if self.config.use_ema else "the last weights"
         comment = f"generated with {weights} of step {self.step}"
-        images = sample_grid(self.pipeline(), self.config.num_sample_images, path, comment)
+        images = sample_grid(self.pipeline(), self.config.num_sample_images, self.output.claim(name), comment)
         show_images(self.accelerator.trackers, f"samples of {weights}", images, self.step)
 
     def log(self, **values: float):
@@ -279,31 +296,24 @@ class Trainer:
         """Writes `checkpoint-N`: a loadable pipeline, and under `state` all that the run needs to resume."""
         state = {"ema_updates": self.ema.num_updates, "images_seen": self.images_seen} | self._data_order()
         state |= {name: getattr(self.config, name) for name in fixed_options()}
+        state |= {"options": resuming.recorded_options(self.config), "history": self.history}
+        state["next_learning_rate"] = self.learning_rate(self.step) if self.step < self.total_steps else None
         limit = self.config.checkpoints_total_limit
         with checkpoints.writing_checkpoint(self.output_dir, self.step, state, limit, self.accelerator) as folder:
             self.accelerator.save_state(folder / "state")
             if self.accelerator.is_main_process:
-                self.pipeline().save_pretrained(folder)
+                self._write_pipeline(folder)
                 if not self.config.use_ema:  # then the pipeline does not hold the average
                     self.ema.averaged.save_pretrained(folder / "state" / "ema")
 
     def _load_state(self, state: dict):
         """Takes over what `save_checkpoint` wrote."""
-        differing = checkpoints.differences(self.checkpoint, {"unet": self.raw_unet, "scheduler": self.scheduler})
-        for name in fixed_options():
-            value = getattr(self.config, name)
-            if state[name] != value:
-                differing.append(f"{name} {state[name]} there, {value} here")
-        if differing:
-            raise ValueError(
-                f"The checkpoint {self.checkpoint} is of another training ({'; '.join(differing)}): give the same options and "
-                "pictures, or start from its weights with `--init_from`."
-            )
-        for name, value in self._data_order().items():
-            if state[name] != value:
-                logger.warning(
-                    f"The checkpoint was written with `{name}` {state[name]}, this run has {value}: data order changes."
-                )
+        components = {"unet": self.raw_unet, "scheduler": self.scheduler}
+        differing = checkpoints.differences(self.checkpoint, components)
+        resuming.check_resumable(state, self.checkpoint, self.total_steps, self.config, differing)
+        changed = resuming.changed_options(state, self.config)
+        resuming.warn_of_changes(state, changed, self.learning_rate(state["step"]), self._data_order())
+        self.history = resuming.history(state, changed)
         self.accelerator.load_state(self.checkpoint / "state")
         folder = self.checkpoint / ("unet" if self.config.use_ema else "state/ema")
         averaged = type(self.ema.averaged).from_pretrained(folder)
@@ -330,9 +340,10 @@ def train(config: TrainingConfig) -> Path | None:
     trainer = Trainer(config)
     if config.dry_run:
         if trainer.accelerator.is_main_process:
-            print(trainer.description)
+            print(yaml.safe_dump(trainer.description, sort_keys=False))
         return None
     try:
         return trainer.train()
     finally:
+        trainer.output.unlock()
         trainer.accelerator.end_training()

@@ -1,0 +1,171 @@
+"""The output folder of a training: the record of what trainings have written there, and the lock of the one under way.
+
+Only what is in the record is ever deleted or overwritten: the user may keep files of his own in the same folder.
+"""
+
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import filelock
+
+from ..storage.files import write_json
+from . import checkpoints
+
+
+logger = logging.getLogger(__name__)
+
+RECORD = ".training-files.json"
+LOCK, LOCK_HOLDER = ".training.lock", ".training.lock.json"
+
+# What a training may write; each is a file, or a folder of which it writes some files.
+NAMES = ("training.yaml", "metrics.jsonl", "loss.png", "samples.png", "samples", "best")
+
+
+class OutputFolder:
+    """The folder of a training, and what trainings have written there, by paths relative to it."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.written = self._read_record()
+        self._lock = None
+
+    def _read_record(self) -> set[str]:
+        if (self.path / RECORD).is_file():
+            return set(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["files"])
+        return _written_before_there_were_records(self.path)
+
+    def prepare(self, overwrite: bool):
+        """Makes the folder, locks it, and removes what interrupted runs left; `overwrite` removes an earlier training, too.
+
+        Raises:
+            OSError: if the folder cannot be made.
+            ValueError: if another training holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"`output_dir` cannot be used ({error}): name one that you may write to.") from error
+        self.lock()
+        checkpoints.discard_unfinished(self.path)
+        if overwrite:
+            for old in checkpoints.list_checkpoints(self.path):
+                checkpoints.remove_checkpoint(old)
+            self._remove_written()
+        self._write_record()
+
+    def check_pictures(self, pictures: str | None):
+        """Raises a ValueError where the folder is that of the pictures, or lies in it: a run would train on its own samples."""
+        if pictures is None or not Path(pictures).is_dir():
+            return
+        ours, theirs = self.path.resolve(), Path(pictures).resolve()
+        if ours == theirs or theirs in ours.parents:
+            raise ValueError(
+                f"`output_dir` {self.path} lies in the folder of the pictures, {pictures}, so that the next run would train on its "
+                "samples: name one outside."
+            )
+
+    def check_free(self, others: Iterable[str] = ()):
+        """Raises a ValueError where a file lies under one of our names that no training has written, naming it.
+
+        Args:
+            others: further names, such as those of the pipeline's files.
+        """
+        for name in (*NAMES, *others):
+            path = self.path / name
+            found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+            for file in found:
+                if file.relative_to(self.path).as_posix() not in self.written:
+                    raise ValueError(
+                        f"{file} was not written by a training, which would overwrite it: move it, or name another `--output_dir`."
+                    )
+
+    def claim(self, *names: str) -> Path:
+        """Takes files, named relative to the folder, into the record, before they are written; returns the path of the last.
+
+        Raises:
+            ValueError: if one is there that no training has written.
+        """
+        new = [name for name in names if name not in self.written]
+        for name in new:
+            if (self.path / name).exists():
+                raise ValueError(
+                    f"{self.path / name} was not written by this training, which will not overwrite it: move it."
+                )
+        if new:
+            self.written.update(new)
+            self._write_record()
+        return self.path / names[-1]
+
+    def replace_files(self, source: Path, target: str = ""):
+        """Moves all files below `source` to the same places below the folder `target` in this one, and removes `source`."""
+        files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+        self.claim(*((Path(target) / file).as_posix() for file in files))
+        checkpoints.replace_files(source, self.path / target)
+
+    def _remove_written(self):
+        """Removes what trainings have written, and folders that are empty then; whatever else lies there stays."""
+        for name in sorted(self.written):
+            (self.path / name).unlink(missing_ok=True)
+            for folder in (self.path / name).parents:
+                if folder == self.path or not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+        self.written.clear()
+
+    def _write_record(self):
+        write_json(self.path / RECORD, {"files": sorted(self.written)})
+
+    def set_best_aside(self, step: int):
+        """Renames `best/` if its pipeline is of a later step than `step`: a run that goes back abandons that branch."""
+        state = self.path / "best" / checkpoints.PIPELINE_STATE_FILE
+        if state.is_file() and json.loads(state.read_text())["step"] > step:
+            aside = self.path / "abandoned-best"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(self.path / "best", aside)
+
+    def lock(self):
+        """Keeps other trainings out of the folder until [`unlock`], or until the process ends, however it ends.
+
+        Raises:
+            ValueError: if another training holds the folder, with its process.
+        """
+        lock, holder = filelock.FileLock(self.path / LOCK), self.path / LOCK_HOLDER
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            who = json.loads(holder.read_text()) if holder.is_file() else {"process": "unknown", "host": "unknown"}
+            raise ValueError(
+                f"Another training (process {who['process']} on {who['host']}) writes to {self.path}: wait for it, or name another "
+                "`--output_dir`."
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            logger.warning(f"{self.path} cannot be locked ({error}): make sure that no other training writes to it.")
+            return
+        self._lock = lock
+        write_json(holder, {"process": os.getpid(), "host": platform.node()})
+
+    def unlock(self):
+        if self._lock:
+            (self.path / LOCK_HOLDER).unlink(missing_ok=True)
+            self._lock.release()  # the file stays: another training may hold it by now
+            self._lock = None
+
+
+def _written_before_there_were_records(folder: Path) -> set[str]:
+    """What a training of an earlier version has written, told by the files that its checkpoints list, or by its log."""
+    kept = checkpoints.list_checkpoints(folder)
+    log = folder / "metrics.jsonl"
+    if not kept and not (log.is_file() and log.read_text(encoding="utf-8").startswith('{"step"')):
+        return set()
+    names = {"training.yaml", "metrics.jsonl", "loss.png", "samples.png"}
+    if kept:
+        listed = json.loads((kept[-1] / checkpoints.STATE_FILE).read_text(encoding="utf-8")).get("sha256", {})
+        pipeline = {name for name in listed if not name.startswith("state/")}
+        names |= pipeline | {f"best/{name}" for name in pipeline}
+    names |= {path.relative_to(folder).as_posix() for path in folder.glob("samples/epoch-*.png")}
+    return {name for name in names if (folder / name).is_file()}

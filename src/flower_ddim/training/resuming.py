@@ -1,0 +1,85 @@
+"""Resuming a training: what must be as it was, what may be otherwise, and the record of what was."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from .config import TrainingConfig, card_options, fixed_options
+
+
+logger = logging.getLogger(__name__)
+
+
+def recorded_options(config: TrainingConfig) -> dict:
+    """The options that a checkpoint and a `training.yaml` record: all but the token."""
+    return {name: value for name, value in asdict(config).items() if name != "hub_token"}
+
+
+def check_resumable(state: dict, checkpoint: Path, total_steps: int, config: TrainingConfig, differing: list[str]):
+    """Makes sure that a run can resume from a checkpoint.
+
+    Args:
+        state: of the checkpoint.
+        total_steps: of the run that resumes.
+        differing: what the configurations of network and scheduler have otherwise.
+
+    Raises:
+        ValueError: if it is of another training, of another version, or has made more steps than are asked for.
+    """
+    missing = [name for name in (*fixed_options(), "step", "images_seen", "ema_updates") if name not in state]
+    if missing:
+        raise ValueError(
+            f"The checkpoint {checkpoint} is of another version, which did not record `{missing[0]}`: start from its weights with "
+            "`--init_from`."
+        )
+    for name in fixed_options():
+        value = getattr(config, name)
+        if state[name] != value:
+            differing.append(f"{name} {state[name]} there, {value} here")
+    if differing:
+        raise ValueError(
+            f"The checkpoint {checkpoint} is of another training ({'; '.join(differing)}): give the same options and "
+            "pictures, or start from its weights with `--init_from`."
+        )
+    if state["step"] > total_steps:
+        raise ValueError(
+            f"The checkpoint {checkpoint} has made {state['step']:,} steps, more than the {total_steps:,} of this run: ask for "
+            "more, or resume from an earlier checkpoint."
+        )
+
+
+def changed_options(state: dict, config: TrainingConfig) -> dict[str, list]:
+    """Options that make the model what it is and differ from those of the checkpoint: name → [there, here]."""
+    there, here = state.get("options", {}), recorded_options(config)
+    names = [name for name in (*card_options(), "max_train_steps", "num_epochs") if name in there]
+    return {name: [there[name], here[name]] for name in dict.fromkeys(names) if there[name] != here[name]}
+
+
+def warn_of_changes(state: dict, changed: dict[str, list], learning_rate: float, data_order: dict[str, int | None]):
+    """Says which options are others from here on, whether the learning rate jumps, and whether the order of the data changes.
+
+    Args:
+        learning_rate: of the next step, as this run has it.
+        data_order: what decides which pictures a step is given, in this run.
+    """
+    for name, (there, here) in changed.items():
+        logger.warning(f"Resuming with `{name}` {here}; it was {there} until step {state['step']:,}.")
+    planned = state.get("next_learning_rate")
+    if planned is not None and abs(planned - learning_rate) > 0.01 * max(planned, learning_rate):
+        logger.warning(
+            f"The learning rate jumps from {planned:.3g} to {learning_rate:.3g} at step {state['step'] + 1:,}: its course is that "
+            "of other options, or of another number of steps."
+        )
+    for name, value in data_order.items():
+        if state[name] != value:
+            logger.warning(
+                f"The checkpoint was written with `{name}` {state[name]}, this run has {value}: data order changes."
+            )
+
+
+def history(state: dict, changed: dict[str, list]) -> list[dict]:
+    """The record of options that were others earlier: for each change the step until which they held."""
+    earlier = state.get("history", [])
+    if not changed:
+        return earlier
+    return [*earlier, {"until_step": state["step"], "options": {name: there for name, (there, _) in changed.items()}}]
