@@ -223,6 +223,10 @@ def test_interpolation_needs_two_noises_and_two_images(pipe, noise):
         ({"num_inference_steps": 2.5}, "num_inference_steps"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 1.0}, "batch_size"),
+        (
+            {"batch_size": "a rose"},
+            "`batch_size` is 'a rose', but must be an integer >= 1: the model takes no prompt.",
+        ),
         ({"eta": -0.1}, "eta"),
         ({"eta": 1.5}, "eta"),
         ({"output_type": "jpeg"}, "pil, np, pt, latent"),
@@ -230,7 +234,10 @@ def test_interpolation_needs_two_noises_and_two_images(pipe, noise):
         ({"latents": torch.zeros(1, 3, 32, 32)}, "must have (1, 3, 16, 16)"),
         ({"latents": torch.zeros(2, 3, 16, 16), "batch_size": 3}, "must have (3, 3, 16, 16)"),
         ({"latents": torch.zeros(1, 3, 16, 16, dtype=torch.int64)}, "int64"),
+        ({"latents": torch.full((1, 3, 16, 16), torch.nan)}, "not finite: draw it with `torch.randn`"),
         ({"generator": seeds(0, 1, 2), "batch_size": 2}, "list of 3"),
+        ({"generator": 42}, "give `torch.Generator().manual_seed(42)`"),
+        ({"generator": [1, 2], "batch_size": 2}, "give `torch.Generator().manual_seed(1)`"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "latents"),
     ],
 )
@@ -251,6 +258,54 @@ def test_unet_and_scheduler_must_agree_on_the_schedule(pipe, scheduler):
     pipe.scheduler = scheduler
     with pytest.raises(ValueError, match="another noise schedule, .*offset_cosine"):
         pipe()
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
+@pytest.mark.parametrize("stock", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_what_is_not_finite_never_becomes_pictures(pipe, stock, output_type):
+    """With more steps than timesteps, some solvers divide by zero."""
+    pipe.scheduler = stock.from_config(FlowerDDIMScheduler(num_train_timesteps=20).config)
+    pipe.unet = make_unet(num_train_timesteps=20)
+    assert len(pipe(num_inference_steps=20, output_type=output_type).images) == 1
+    with pytest.raises(ValueError, match=f"{stock.__name__} with 21 steps led to numbers that are not finite: take"):
+        pipe(num_inference_steps=21, output_type=output_type)
+
+
+def test_neither_pictures_nor_noise_come_of_a_broken_network(pipe, noise):
+    pipe.unet.conv_out.bias.data.fill_(torch.nan)
+    for make in (pipe, lambda: pipe.interpolate(*noise), lambda: pipe.invert(torch.zeros(3, 16, 16))):
+        with pytest.raises(ValueError, match="FlowerDDIMScheduler with 20 steps led to numbers that are not finite"):
+            make()
+
+
+WITHOUT_SIGNAL = [
+    {"schedule": "cosine"},
+    {"schedule": "offset_cosine", "min_signal_rate": 1e-4},
+    {"schedule": "linear", "num_train_timesteps": 2000},
+]
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("config", WITHOUT_SIGNAL)
+def test_noise_alone_tells_no_image(config, own, noise):
+    """Where the last timestep has no signal, predicted noise is refused, and predicted velocities are not."""
+    for prediction_type in ("epsilon", "v_prediction", "sample"):
+        scheduler = FlowerDDIMScheduler(prediction_type=prediction_type, **config)
+        assert scheduler.add_noise(noise, noise, 999).isfinite().all()
+        scheduler = scheduler if own else DDIMScheduler.from_config(scheduler.config)
+        pipe = FlowerDDIMPipeline(make_unet(**config), scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        ways = [
+            lambda: pipe(num_inference_steps=2),
+            lambda: next(pipe.denoise(noise)),
+            lambda: pipe.interpolate(*noise),
+        ]
+        for way in [*ways, lambda: pipe.invert(torch.zeros(3, 16, 16))] if own else ways:
+            if prediction_type == "epsilon":
+                with pytest.raises(ValueError, match='`prediction_type="v_prediction"`, or another schedule'):
+                    way()
+            else:
+                way()
 
 
 def test_folders_that_hold_no_pipeline_are_refused(tmp_path):

@@ -1,15 +1,21 @@
-"""What loading a pipeline with this package adds to diffusers: checks of the folder, and errors of one sentence."""
+"""What this package adds to a pipeline that also runs without it: checks of folders and of calls, and errors of one sentence."""
 
 import json
+import numbers
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from ..storage.hub_client import explain_hub_failure, first_line, hub_failure
 from ..storage.json_objects import read_json_object
 from ..storage.safe_loading import PICKLE_REMEDY
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @contextmanager
@@ -86,3 +92,66 @@ def _pickle_hint(folder) -> str:
     """What to add to a message that there are no weights: how to convert the pickles in the folder or one below, if any."""
     pickles = sorted(str(file) for pattern in ("*.bin", "*/*.bin") for file in Path(folder).glob(pattern))
     return f" There is {', '.join(pickles)}, though. {PICKLE_REMEDY}" if pickles else ""
+
+
+def check_call(pipe, batch_size: int, generator, latents, output_type: str, callback_tensor_inputs: list[str]):
+    """Raises a ValueError for arguments of a pipeline's call that cannot be used."""
+    if isinstance(batch_size, str):
+        raise ValueError(f"`batch_size` is {batch_size!r}, but must be an integer >= 1: the model takes no prompt.")
+    check_count("batch_size", batch_size)
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"`output_type` is {output_type!r}, but must be one of {', '.join(OUTPUT_TYPES)}.")
+    if not set(callback_tensor_inputs) <= set(pipe._callback_tensor_inputs):
+        given = f"`callback_on_step_end_tensor_inputs` is {callback_tensor_inputs}"
+        raise ValueError(f"{given}, but only {pipe._callback_tensor_inputs} can be asked for.")
+    if latents is not None:
+        batch_size = latents.shape[0] if batch_size == 1 and latents.ndim == 4 else batch_size
+        check_latents(latents, (batch_size, *pipe.latent_shape), "latents")
+    _check_generator(generator, batch_size)
+
+
+def check_steps(num_inference_steps: int, eta: float, generator, batch_size: int):
+    """Raises a ValueError for a number of steps, an η, or generators with which no scheduler can step."""
+    check_count("num_inference_steps", num_inference_steps)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
+    _check_generator(generator, batch_size)
+
+
+def check_interpolation(pipe, anchors: list[torch.Tensor], num_images: int):
+    """Raises a ValueError for noises that have no way between them, or a number of images that does not hold both ends."""
+    if not isinstance(num_images, numbers.Integral) or num_images < 2:
+        raise ValueError(f"`num_images` is {num_images!r}, but must be an integer >= 2: both ends are images too.")
+    for i, noise in enumerate(anchors):
+        check_latents(noise, (noise.shape[0], *pipe.latent_shape), f"anchors[{i}]")
+    if (number := sum(map(len, anchors))) < 2:
+        raise ValueError(f"{number} anchors were given, but it takes at least two to go from one to another.")
+
+
+def check_count(name: str, value: int):
+    """Raises a ValueError for all but whole numbers from 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
+
+
+def check_latents(latents: torch.Tensor, expected: tuple[int, ...], name: str):
+    """Raises a ValueError for what is no noise of this shape."""
+    if tuple(latents.shape) != expected:
+        raise ValueError(f"`{name}` has the shape {tuple(latents.shape)}, but must have {expected}.")
+    if not latents.is_floating_point():
+        raise ValueError(f"`{name}` has the dtype {latents.dtype}, but must be floating point noise.")
+    if not latents.isfinite().all():
+        raise ValueError(
+            f"`{name}` holds numbers that are not finite: draw it with `torch.randn`, or find it with `invert`."
+        )
+
+
+def _check_generator(generator, batch_size: int):
+    """Raises a ValueError for all but a generator, or as many as there are images."""
+    for one in generator if isinstance(generator, (list, tuple)) else [generator]:
+        if one is not None and not isinstance(one, torch.Generator):
+            example = f"torch.Generator().manual_seed({one if isinstance(one, int) else 0})"
+            raise ValueError(f"`generator` is made of {one!r}, but must be made of generators: give `{example}`.")
+    if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
+        given = f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for"
+        raise ValueError(f"{given}: give one generator an image, or a single one.")

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,10 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..models import unet_flower_ddim  # noqa: F401
 from ..schedulers import scheduling_flower_ddim  # noqa: F401
 from .image_processing import fit_pixels, pixels
-from .portable import PortablePipeline
-
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+from .portable import PortablePipeline, _from_package
 
 
 @dataclass
@@ -90,9 +86,8 @@ class FlowerDDIMPipeline(PortablePipeline):
         Raises:
             ValueError: for an argument out of range, naming the remedy.
         """
-        batch_size = self._check_inputs(
-            batch_size, generator, num_inference_steps, eta, latents, output_type, callback_on_step_end_tensor_inputs
-        )
+        if loading := _from_package("pipelines.loading"):
+            loading.check_call(self, batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs)
         if latents is None:
             shape = (batch_size, *self.latent_shape)
             latents = randn_tensor(shape, generator, self._execution_device, dtype=torch.float32)
@@ -101,7 +96,7 @@ class FlowerDDIMPipeline(PortablePipeline):
                 tensors = {"latents": state.latents} if callback_on_step_end_tensor_inputs else {}
                 answer = callback_on_step_end(self, state.step_index, state.timestep, tensors)
                 state.latents = answer.pop("latents", state.latents)
-        images = state.latents if output_type == "latent" else self.postprocess(state.latents, output_type)
+        images = self.postprocess(state.latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -119,6 +114,9 @@ class FlowerDDIMPipeline(PortablePipeline):
             latents: noise of shape (B, C, H, W) and unit variance.
             num_inference_steps, eta, generator: as in the call.
         """
+        if loading := _from_package("pipelines.loading"):
+            loading.check_steps(num_inference_steps, eta, generator, len(latents))
+        self._check_schedule()
         device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
@@ -152,16 +150,11 @@ class FlowerDDIMPipeline(PortablePipeline):
                 geometric mean). For noises from [`invert`]: without this the stronger one covers the other on half of the way.
             kwargs: arguments of the call (`num_inference_steps`, `output_type`, …).
         """
-        if not isinstance(num_images, numbers.Integral) or num_images < 2:
-            raise ValueError(f"`num_images` is {num_images!r}, but must be an integer >= 2: both ends are images too.")
-        noises = []
-        for i, noise in enumerate(anchors):
-            noise = noise[None] if noise.ndim == 3 else noise
-            self._check_latents(noise, noise.shape[0], f"anchors[{i}]")
-            noises.extend(noise.to(anchors[0].device, torch.float32))
-        if len(noises) < 2:
-            raise ValueError(f"{len(noises)} anchors were given, but it takes at least two to go from one to another.")
-        latents = self._path(torch.stack(noises), num_images, closed, rescale)
+        anchors = [noise[None] if noise.ndim == 3 else noise for noise in anchors]
+        if loading := _from_package("pipelines.loading"):
+            loading.check_interpolation(self, anchors, num_images)
+        anchors = torch.cat([noise.to(anchors[0].device, torch.float32) for noise in anchors])
+        latents = self._path(anchors, num_images, closed, rescale)
         return self(batch_size=len(latents), latents=latents, **kwargs)
 
     @staticmethod
@@ -202,8 +195,9 @@ class FlowerDDIMPipeline(PortablePipeline):
                 f"The steps of this {type(self.scheduler).__name__} cannot be inverted: put a FlowerDDIMScheduler with "
                 "`clip_sample=False` into the pipeline, `FlowerDDIMScheduler.from_config(pipe.scheduler.config)` for instance."
             )
-        self._check_count("num_inference_steps", num_inference_steps)
-        self._check_count("num_fixed_point_iterations", num_fixed_point_iterations)
+        if loading := _from_package("pipelines.loading"):
+            loading.check_count("num_inference_steps", num_inference_steps)
+            loading.check_count("num_fixed_point_iterations", num_fixed_point_iterations)
         self._check_schedule()
         device = self._execution_device
         latents = self.preprocess(images).to(device)
@@ -221,7 +215,7 @@ class FlowerDDIMPipeline(PortablePipeline):
                     latents, previous = self._anderson_step(latents, image, previous)
                 progress_bar.update()
         self.maybe_free_model_hooks()
-        return latents
+        return self.postprocess(latents, "latent")
 
     @staticmethod
     def _anderson_step(guess: torch.Tensor, image: torch.Tensor, previous: tuple | None) -> tuple[torch.Tensor, tuple]:
@@ -265,51 +259,26 @@ class FlowerDDIMPipeline(PortablePipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
 
-    def _check_inputs(
-        self, batch_size, generator, num_inference_steps, eta, latents, output_type, callback_tensor_inputs
-    ) -> int:
-        """Raises a ValueError for arguments that cannot be used; returns the number of images."""
-        self._check_count("batch_size", batch_size)
-        self._check_count("num_inference_steps", num_inference_steps)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"`output_type` is {output_type!r}, but must be one of {', '.join(OUTPUT_TYPES)}.")
-        if not set(callback_tensor_inputs) <= set(self._callback_tensor_inputs):
-            given = f"`callback_on_step_end_tensor_inputs` is {callback_tensor_inputs}"
-            raise ValueError(f"{given}, but only {self._callback_tensor_inputs} can be asked for.")
-        if latents is not None:
-            batch_size = latents.shape[0] if batch_size == 1 and latents.ndim == 4 else batch_size
-            self._check_latents(latents, batch_size, "latents")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            given = f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for"
-            raise ValueError(f"{given}: give one generator an image, or a single one.")
-        self._check_schedule()
-        return batch_size
-
-    @staticmethod
-    def _check_count(name: str, value: int):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}, but must be an integer >= 1.")
-
     def _check_schedule(self):
-        """Raises a ValueError where the U-Net and the scheduler mean different noise by the same timestep."""
+        """Raises a ValueError where U-Net and scheduler mean different noise by a timestep, or predicted noise tells no image."""
+        theirs = getattr(self.scheduler, "alphas_cumprod", None)
+        if theirs is None:
+            return
+        # All signal rates of at most 0.001 are 0.001 in our table; other classes go lower.
+        if self.scheduler.config.get("prediction_type") == "epsilon" and theirs[-1] < 1.01e-6:
+            raise ValueError(
+                "This schedule leaves no signal at its last timestep, where predicted noise (epsilon) says nothing of the image: "
+                'use a network and a scheduler of `prediction_type="v_prediction"`, or another schedule.'
+            )
         if not hasattr(self.unet, "schedule"):  # a stock U-Net, which knows of none
             return
-        ours, theirs = self.unet.schedule.alphas_cumprod(), getattr(self.scheduler, "alphas_cumprod", None)
+        ours = self.unet.schedule.alphas_cumprod()
         # A stock scheduler's table is a cumulative product in float32; another schedule differs by far more.
-        if theirs is not None and (len(ours) != len(theirs) or (ours - theirs.cpu()).abs().max() > 1e-3):
+        if len(ours) != len(theirs) or (ours - theirs.cpu()).abs().max() > 1e-3:
             raise ValueError(
                 f"The U-Net was made for another noise schedule, {self.unet.schedule}, than the scheduler: make that with "
                 "FlowerDDIMScheduler(schedule=…, …), and stock ones with `from_config` from its configuration."
             )
-
-    def _check_latents(self, latents: torch.Tensor, batch_size: int, name: str):
-        expected = (batch_size, *self.latent_shape)
-        if tuple(latents.shape) != expected:
-            raise ValueError(f"`{name}` has the shape {tuple(latents.shape)}, but must have {expected}.")
-        if not latents.is_floating_point():
-            raise ValueError(f"`{name}` has the dtype {latents.dtype}, but must be floating point noise.")
 
     @contextlib.contextmanager
     def _unet_in_eval_mode(self):
@@ -334,7 +303,19 @@ class FlowerDDIMPipeline(PortablePipeline):
         return tuple(value.to(device, torch.float32).reshape(1, -1, 1, 1) for value in values)
 
     def postprocess(self, latents: torch.Tensor, output_type: str = "pil"):
-        """De-standardises latents (B, C, H, W) and clips them to [0, 1]: `"pil"`, `"np"` or `"pt"` as in the call."""
+        """De-standardises latents (B, C, H, W) and clips them to [0, 1]: `output_type` as in the call.
+
+        Raises:
+            ValueError: for latents that are not finite, which are no pictures.
+        """
+        if not latents.isfinite().all():
+            steps, solver = self.scheduler.num_inference_steps, type(self.scheduler).__name__
+            raise ValueError(
+                f"{solver} with {steps} steps led to numbers that are not finite: take fewer steps, another solver, or, if the "
+                "network itself predicts such numbers, sound weights in float32."
+            )
+        if output_type == "latent":
+            return latents
         mean, std = self._statistics(latents.device)
         images = (latents * std + mean).clamp(0, 1)
         if output_type == "pt":
