@@ -328,3 +328,15 @@ def test_the_script_trains_from_a_recipe_and_explains_mistakes(runs, run_script)
     completed = run_script("train.py", *missing, expect_success=False)
     assert completed.returncode == 1 and "There is no folder" in completed.stderr
     assert "Traceback" not in completed.stderr and not (runs / "bad").exists()
+
+
+def test_samples_can_come_between_epochs(runs):
+    folder = train_here(runs / "sampled", max_train_steps=5, save_images_steps=2)
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["step-0000002.png", "step-0000004.png"]
+
+
+def test_a_run_says_how_its_batch_is_made_up(runs, caplog):
+    caplog.set_level("INFO")
+    train_here(runs / "told", dry_run=True, gradient_accumulation_steps=2)
+    assert "32 pictures a step: 1 processes × 16 × 2 forward passes." in caplog.text
+    assert "RANK" not in caplog.text

@@ -60,6 +60,8 @@ def parse_config(arguments: list[str], prog: str | None = None) -> TrainingConfi
         _options_for_argparse(),
         prog=prog,
         usage="%(prog)s [recipe] [--option value ...]",
+        epilog="Several processes: `accelerate launch` on GPUs; on CPUs, where that starts only one, `ACCELERATE_USE_CPU=true "
+        "torchrun --standalone --nproc_per_node 2 scripts/train.py ...`. The first line of a run says how many there are.",
         description=f"Trains a diffusion model on pictures. A recipe is {', '.join(recipe_names())}, or a YAML or JSON file.",
     )
     words = list(arguments)

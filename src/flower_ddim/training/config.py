@@ -98,6 +98,9 @@ class TrainingConfig:
     save_images_epochs: int = option(
         10, "Epochs between sample grids; 0 writes only the last one.", at_least=0, in_card=False
     )
+    save_images_steps: int = option(
+        0, "Optimizer steps between sample grids, where epochs are long; 0 writes none.", at_least=0, in_card=False
+    )
     save_model_epochs: int = option(
         10, "Epochs between copies of the averaged pipeline in output_dir; 0 only the last.", at_least=0, in_card=False
     )

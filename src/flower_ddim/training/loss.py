@@ -1,11 +1,14 @@
 """The training loss."""
 
+import logging
 import math
 
 import torch
 
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 
+
+logger = logging.getLogger(__name__)
 
 # Mean absolute error of predicting zero where a standard normal is asked for: E|ε| = √(2/π).
 ZERO_NOISE_LOSS = math.sqrt(2 / math.pi)
@@ -38,3 +41,9 @@ def diffusion_loss(
     target = scheduler.get_target(images, noise, timesteps)
     error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
     return error(prediction, target)
+
+
+def warn_of_zero_noise(loss: float, finest_level: int):
+    """Warns where the mean absolute error of the noise is that of predicting none, though pooling has weakened it."""
+    if loss > 0.97 * ZERO_NOISE_LOSS / 2**finest_level:
+        logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")

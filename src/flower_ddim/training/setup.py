@@ -69,6 +69,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise ValueError(f"`sync_batchnorm` needs GPUs, but this runs on {device}: leave it out.")
     if device == "cpu":
         check_threads(accelerator.num_processes)
+    if accelerator.is_main_process:
+        world, batch, passes = accelerator.num_processes, config.train_batch_size, config.gradient_accumulation_steps
+        logger.info(
+            f"{world * batch * passes} pictures a step: {world} processes × {batch} × {passes} forward passes."
+        )
     return accelerator
 
 

@@ -21,7 +21,7 @@ from .config import TrainingConfig, fixed_options
 from .ema import ExponentialMovingAverage, share_statistics
 from .growth import GrowingUNet, finest_level_at
 from .log import LogWindow, MetricsLog, main_process_logger, plot_loss, sample_grid, show_images, trackable
-from .loss import ZERO_NOISE_LOSS, diffusion_loss
+from .loss import ZERO_NOISE_LOSS, diffusion_loss, warn_of_zero_noise
 from .optimizers import learning_rate_factor, make_optimizers
 from .output import OutputFolder
 from .pictures import load_pictures
@@ -196,7 +196,7 @@ class Trainer:
                 # Closing the window finds a loss that is not finite, before a checkpoint could keep what caused it.
                 metrics = window.close(self.global_batch)
                 self.log(**metrics, lr=self.learning_rate(self.step - 1))
-                self._warn_of_zero_noise(metrics["loss"])
+                self._check_learning(metrics["loss"])
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", images=f"{metrics['images_per_second']:.1f}/s")
             if checkpoint_is_due:
                 self.save_checkpoint()
@@ -242,6 +242,8 @@ class Trainer:
             self._measure_kid()
         if self.accelerator.is_main_process and _is_due(epoch, config.save_images_epochs):
             self.save_samples(f"samples/epoch-{epoch:04}.png")
+        if self.accelerator.is_main_process and _is_due(self.step, config.save_images_steps):
+            self.save_samples(f"samples/step-{self.step:07}.png")
         if self.accelerator.is_main_process and _is_due(epoch, config.save_model_epochs):
             self.save_pipeline()
 
@@ -252,12 +254,10 @@ class Trainer:
             self.save_pipeline("best")
         self.log(**measured)
 
-    def _warn_of_zero_noise(self, loss: float):
-        is_baseline = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"
-        # Pooled noise is weaker.
-        zero_noise = ZERO_NOISE_LOSS / 2 ** finest_level_at(self.step - 1, self.config.growth_steps)
-        if is_baseline and self.step >= min(500, self.total_steps) and loss > 0.97 * zero_noise:
-            logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
+    def _check_learning(self, loss: float):
+        predicts_noise = self.config.loss == "mae" and self.scheduler.config.prediction_type == "epsilon"
+        if predicts_noise and self.step >= min(500, self.total_steps):
+            warn_of_zero_noise(loss, finest_level_at(self.step - 1, self.config.growth_steps))
 
     # ---- What it writes
 
@@ -330,9 +330,9 @@ class Trainer:
         }
 
 
-def _is_due(epoch: int, every: int) -> bool:
-    """True after every `every`-th epoch; 0 means never."""
-    return every > 0 and epoch > 0 and epoch % every == 0
+def _is_due(number: int, every: int) -> bool:
+    """True after every `every`-th epoch or step; 0 means never."""
+    return every > 0 and number > 0 and number % every == 0
 
 
 def train(config: TrainingConfig) -> Path | None:
