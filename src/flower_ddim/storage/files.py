@@ -2,16 +2,45 @@
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+def check_output(path: str | Path):
+    """Makes sure that a file can be written, which may be in a folder yet to be made. A caller asks before the work for it.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise OSError(f"{path} cannot be written: it is a folder, so name a file in it.")
+    folder = next(parent for parent in path.parents if os.path.exists(parent))
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise OSError(f"{path} cannot be written: {folder} is no folder that you may write to, so name another one.")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives the path of a new file to write, of the same name, which takes the place of `path` at the end.
+
+    It makes the folder where there is none. It lies in a folder of its own beside `path`, so that several processes can write the
+    same file: the last one wins. Whatever fails, nothing of it is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
+        unfinished = Path(folder, path.name)
+        yield unfinished
+        os.replace(unfinished, path)
 
 
 def write_bytes(path: str | Path, content: bytes):
     """Writes a file aside and then puts it in its place; makes its folder where there is none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def write_text(path: str | Path, text: str):
