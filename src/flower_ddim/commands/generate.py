@@ -14,6 +14,7 @@ from ..entrance import Parser
 from ..sampling.compilation import compile_unet
 from ..sampling.generate import generate_folder, generate_numbers
 from ..sampling.solvers import SOLVERS, with_solver
+from ..storage.files import check_output, replacing
 from .models import add_model_option
 
 
@@ -50,8 +51,9 @@ def _parse(arguments, prog):
 
 
 def _write_grid(args):
-    if Path(args.output).suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(Path(args.output).suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{args.output} can hold no picture: let its name end in .png or .webp.")
+    check_output(args.output)
     pipe = FlowerDDIMPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     pipe.to(PartialState().device)
     if args.compile:
@@ -69,5 +71,7 @@ def _write_grid(args):
     rows = math.ceil(args.num_images / columns)
     blank = Image.new(images[0].mode, images[0].size, "white")
     images += [blank] * (rows * columns - args.num_images)
-    make_image_grid(images, rows, columns, resize=args.cell_size).save(args.output)
+    grid = make_image_grid(images, rows, columns, resize=args.cell_size)
+    with replacing(args.output) as unfinished:
+        grid.save(unfinished)
     print(f"{args.num_images} images in {args.num_inference_steps} steps took {seconds:.1f} s: {args.output}")

@@ -6,6 +6,7 @@ from PIL import Image
 from .. import FlowerDDIMPipeline
 from ..entrance import Parser
 from ..sampling.generate import noise_of_seeds
+from ..storage.files import check_output, replacing
 from .models import add_model_option
 
 
@@ -14,6 +15,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     from ..figures.animation import check_animation, save_animation  # needs matplotlib
 
     check_animation(args.output, args.frames_per_second)
+    check_output(args.output)
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     if args.images:
         pictures = [Image.open(path) for path in args.images]
@@ -27,7 +29,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         rescale=bool(args.images),
         num_inference_steps=args.num_inference_steps,
     ).images
-    save_animation(frames, args.output, args.frames_per_second, args.size)
+    with replacing(args.output) as unfinished:
+        save_animation(frames, unfinished, args.frames_per_second, args.size)
     print(f"{len(frames)} images, {len(frames) / args.frames_per_second:.1f} s: {args.output}")
 
 

@@ -1,7 +1,6 @@
 """Many images in a folder, divided between processes; a later run adds those that an earlier one did not reach."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,16 +8,19 @@ import numpy as np
 import PIL.Image
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.checksums import weights_checksum
-from ..storage.files import write_json
+from ..storage.files import check_output, replacing, write_json
 from .compilation import compile_unet
 from .solvers import check_eta, with_solver
 
 
 OPTIONS_FILE = "generation.json"
+RECORD = "generation"  # the text in every image that says how it was made
 COMPARED_STEPS = (1, 2, 3, 4, 5, 20, 100)  # of figures and cards that compare images from the same noise
 
 
@@ -48,7 +50,9 @@ def generate_folder(
         solver: one of [`SOLVERS`].
 
     Raises:
-        ValueError: if the folder holds images made with other options or weights, or a number is out of range.
+        OSError: if the folder cannot be written to.
+        ValueError: before it generates any, if the folder holds images made with other options or weights, or files of another
+            origin under their names, or a number is out of range.
     """
     if min(num_images, batch_size, num_inference_steps) < 1 or not 0 <= eta <= 1:
         raise ValueError(
@@ -57,16 +61,15 @@ def generate_folder(
         )
     check_eta(eta, solver)
     output_dir = Path(output_dir)
+    check_output(output_dir / OPTIONS_FILE)
     accelerator = Accelerator()
     pipe, weights = load_with_checksum(model, getattr(torch, dtype), accelerator.device, compile)
     pipe = with_solver(pipe, solver)
     options = {"weights": weights, "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
     options |= {"dtype": dtype} if dtype != "float32" else {}
     options |= {"solver": solver} if solver != "ddim" else {}
-    with accelerator.main_process_first():
-        _claim_folder(output_dir, options)
     mine = range(accelerator.process_index, num_images, accelerator.num_processes)
-    missing = [i for i in mine if not _image_path(output_dir, i).exists()]
+    missing = _claim_folder(output_dir, options, mine, accelerator)
     with tqdm(
         total=len(mine), initial=len(mine) - len(missing), unit="image", disable=not accelerator.is_main_process
     ) as bar:
@@ -78,7 +81,7 @@ def generate_folder(
                 pipe, [*numbers, *filling], seed, num_inference_steps=num_inference_steps, eta=eta
             )
             for i, image in zip(numbers, images[: len(numbers)], strict=True):
-                _save_image(image, _image_path(output_dir, i))
+                _save_image(image, _image_path(output_dir, i), options | {"number": i})
             bar.update(len(numbers))
     accelerator.wait_for_everyone()
     return output_dir
@@ -116,17 +119,68 @@ def _image_path(output_dir: Path, number: int) -> Path:
     return output_dir / f"{number:06}.png"
 
 
-def _save_image(image: PIL.Image.Image, path: Path):
-    unfinished = path.with_name(f".{path.name}")
-    image.save(unfinished)
-    os.replace(unfinished, path)
+def _save_image(image: PIL.Image.Image, path: Path, record: dict):
+    info = PngInfo()
+    info.add_text(RECORD, json.dumps(record))
+    with replacing(path) as unfinished:
+        image.save(unfinished, pnginfo=info)
 
 
-def _claim_folder(output_dir: Path, options: dict):
-    """Writes the options beside the images, or makes sure that those that are there were made with the same."""
+def _claim_folder(output_dir: Path, options: dict, numbers: Iterable[int], accelerator: Accelerator) -> list[int]:
+    """Returns those of `numbers` that are missing, and writes the options beside the images.
+
+    All processes refuse together, and before one has written anything, if a single one meets a file that is not ours.
+    """
+    _check_options(output_dir, options)
+    missing, foreign = [], []
+    for i in numbers:
+        path = _image_path(output_dir, i)
+        if not path.is_file() or not path.read_bytes().strip(b"\0"):  # a power cut may leave nothing, or zeros
+            (foreign if path.is_dir() else missing).append(i)
+        elif _record(path) != options | {"number": i}:
+            foreign.append(i)
+        elif _is_damaged(path):
+            missing.append(i)
+    if foreign := sorted(gather_object(foreign)):
+        raise ValueError(
+            f"{_image_path(output_dir, foreign[0])} was not generated with these options and this number: move it away, or name "
+            "another folder."
+        )
+    with accelerator.main_process_first():
+        if not (output_dir / OPTIONS_FILE).exists():
+            write_json(output_dir / OPTIONS_FILE, options)
+        _check_options(output_dir, options)
+    return missing
+
+
+def _check_options(output_dir: Path, options: dict):
+    """Makes sure that the images that are there, if any, were made with the same options."""
     path = output_dir / OPTIONS_FILE
     if not path.exists():
-        write_json(path, options)
-    earlier = json.loads(path.read_text())
+        return
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, or name another folder.") from error
     if earlier != options:
         raise ValueError(f"{output_dir} holds images made with {earlier}, not with {options}: name another folder.")
+
+
+def _record(path: Path) -> dict | None:
+    """How an image says that it was made; `None` if it is of another origin, or too damaged to say."""
+    try:
+        with PIL.Image.open(path) as image:
+            return json.loads(image.info[RECORD])
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        with PIL.Image.open(path) as image:
+            image.verify()  # the checksums of all parts
+        with PIL.Image.open(path) as image:
+            image.load()  # and that no part is missing
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return False
