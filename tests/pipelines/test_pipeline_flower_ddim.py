@@ -285,27 +285,23 @@ WITHOUT_SIGNAL = [
 ]
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("config", WITHOUT_SIGNAL)
-def test_noise_alone_tells_no_image(config, own, noise):
-    """Where the last timestep has no signal, predicted noise is refused, and predicted velocities are not."""
-    for prediction_type in ("epsilon", "v_prediction", "sample"):
-        scheduler = FlowerDDIMScheduler(prediction_type=prediction_type, **config)
-        assert scheduler.add_noise(noise, noise, 999).isfinite().all()
-        scheduler = scheduler if own else DDIMScheduler.from_config(scheduler.config)
-        pipe = FlowerDDIMPipeline(make_unet(**config), scheduler)
-        pipe.set_progress_bar_config(disable=True)
-        ways = [
-            lambda: pipe(num_inference_steps=2),
-            lambda: next(pipe.denoise(noise)),
-            lambda: pipe.interpolate(*noise),
-        ]
-        for way in [*ways, lambda: pipe.invert(torch.zeros(3, 16, 16))] if own else ways:
-            if prediction_type == "epsilon":
-                with pytest.raises(ValueError, match='`prediction_type="v_prediction"`, or another schedule'):
-                    way()
-            else:
+def test_noise_alone_tells_no_image(config, own, prediction_type, noise):
+    """Where the last timestep has no signal, predicted noise is refused, and predicted images and velocities are not."""
+    scheduler = FlowerDDIMScheduler(prediction_type=prediction_type, **config)
+    assert scheduler.add_noise(noise, noise, 999).isfinite().all()
+    scheduler = scheduler if own else DDIMScheduler.from_config(scheduler.config)
+    pipe = FlowerDDIMPipeline(make_unet(**config), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    ways = [lambda: pipe(num_inference_steps=2), lambda: next(pipe.denoise(noise)), lambda: pipe.interpolate(*noise)]
+    for way in [*ways, lambda: pipe.invert(torch.zeros(3, 16, 16))] if own else ways:
+        if prediction_type == "epsilon":
+            with pytest.raises(ValueError, match='`prediction_type="v_prediction"`, or another schedule'):
                 way()
+        else:
+            way()
 
 
 def test_folders_that_hold_no_pipeline_are_refused(tmp_path):

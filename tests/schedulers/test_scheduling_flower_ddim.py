@@ -1,13 +1,20 @@
+import json
 import math
 
 import pytest
 import torch
 from conftest import make_stock_unet
 from diffusers import (
+    CMStochasticIterativeScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    IPNDMScheduler,
     UniPCMultistepScheduler,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -208,6 +215,56 @@ def test_the_schedule_of_a_stock_scheduler_is_recognised_or_refused():
     with pytest.raises(ValueError, match="squaredcos_cap_v2.* is none of linear, cosine, offset_cosine"):
         FlowerDDIMScheduler.from_config(squared)
     assert FlowerDDIMScheduler.from_config(squared, schedule="cosine").config.schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FlowMatchEulerDiscreteScheduler().config,
+        FlowMatchHeunDiscreteScheduler().config,
+        EDMEulerScheduler().config,
+        EDMDPMSolverMultistepScheduler().config,
+        CMStochasticIterativeScheduler().config,
+        IPNDMScheduler().config,
+        UniPCMultistepScheduler(use_flow_sigmas=True).config,
+        DDIMScheduler(rescale_betas_zero_snr=True).config,
+        DDPMScheduler(beta_schedule="scaled_linear").config,
+        {"beta_schedule": "spiral"},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+    ],
+)
+def test_other_families_of_schedules_are_refused_live_and_from_files(config):
+    config = {name: value for name, value in config.items() if name != "_use_default_values"}
+    for given in (config, json.loads(json.dumps(config))):
+        with pytest.raises(
+            ValueError, match="is none of linear, cosine, offset_cosine: keep its own scheduler, or name"
+        ):
+            FlowerDDIMScheduler.from_config(given)
+    assert FlowerDDIMScheduler.from_config(config, schedule="cosine").config.schedule == "cosine"
+
+
+@pytest.mark.parametrize("other", [EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, IPNDMScheduler])
+def test_our_schedule_is_recognised_wherever_it_is_kept(other):
+    """Whatever class was made from our configuration keeps our table for those that can use it."""
+    ours = FlowerDDIMScheduler(schedule="cosine", num_train_timesteps=500)
+    back = FlowerDDIMScheduler.from_config(other.from_config(ours.config).config)
+    assert back.schedule == ours.schedule
+
+
+@pytest.mark.parametrize("config", [{}, {"clip_sample": True}, {"_class_name": "FlowerDDIMScheduler"}])
+def test_what_a_configuration_of_ours_does_not_say_is_as_usual(config):
+    assert FlowerDDIMScheduler.from_config(config).schedule == FlowerDDIMScheduler().schedule
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"schedule": "linear"}, {"num_train_timesteps": 500, "max_signal_rate": 0.9}]
+)
+def test_the_configuration_is_the_same_before_and_after_saving(arguments, tmp_path):
+    scheduler = FlowerDDIMScheduler(**arguments)
+    before = dict(scheduler.config)
+    scheduler.save_pretrained(tmp_path)
+    assert dict(scheduler.config) == before == dict(FlowerDDIMScheduler.from_pretrained(tmp_path).config)
+    assert dict(FlowerDDIMScheduler.from_config(scheduler.config).config) == before
 
 
 def test_a_changed_argument_changes_the_table_for_stock_schedulers():

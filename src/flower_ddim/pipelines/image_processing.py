@@ -5,38 +5,68 @@ import torch
 from PIL import Image, ImageOps
 
 
+# What Pillow decodes by itself: for others it may start a program, as Ghostscript for EPS. TGA has no mark, and is tried last.
+RASTER_FORMATS = [
+    "AVIF",
+    "BMP",
+    "DDS",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "ICNS",
+    "ICO",
+    "IM",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "PSD",
+    "QOI",
+    "SGI",
+    "SUN",
+    "TIFF",
+    "WEBP",
+    "XBM",
+    "XPM",
+    "TGA",
+]
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode to 8-bit RGB: turns it as its EXIF data says, scales 16 bits down, puts transparency on white."""
+    """Converts a picture of any mode to 8-bit RGB: turns it as its EXIF data says, puts transparency on white.
+
+    White is 1 in mode F, 65535 with 16 bits, 255 or 65535 in mode I; raises a ValueError for numbers outside of [0, white].
+    """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would cut off at 255
-        values = np.asarray(image).astype(np.uint32)
-        if image.mode != "I" or values.max() > 255:  # mode "I" may also hold 8 bits
-            values >>= 8
-        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    if image.mode[0] in "FI":  # which Pillow's own conversion would cut off at 255
+        values = np.asarray(image, dtype=np.float64)
+        white = 1 if image.mode == "F" else 255 if image.mode == "I" and values.max() <= 255 else 65535
+        if not ((values >= 0) & (values <= white)).all():
+            raise ValueError(f"a picture of mode {image.mode} has numbers outside of [0, {white}]: scale them to that")
+        image = Image.fromarray((values * (255 / white)).round().astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
 def pixels(image) -> torch.Tensor:
     """A picture, or a batch of them in an array, as float32 tensor (N, C, H, W) in [0, 1]."""
-    if isinstance(image, Image.Image):
+    if isinstance(image, Image.Image) and image.format in (None, *RASTER_FORMATS):
         image = np.asarray(upright_rgb(image))
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.array(image))
-        image = image[..., None] if image.ndim == 2 else image
+        image = torch.from_numpy(np.array(image[..., None] if image.ndim == 2 else image))
         image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
     if not isinstance(image, torch.Tensor) or image.ndim not in (3, 4):
         what = getattr(image, "shape", None) or type(image).__name__
-        raise ValueError(f"{what} is no picture: give PIL images, arrays (H, W, C), tensors (C, H, W), or lists.")
-    image = image[None] if image.ndim == 3 else image
-    if image.dtype == torch.uint8:
-        return image.float() / 255
-    if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
         raise ValueError(
-            f"`images` hold {image.dtype} numbers that are not all in [0, 1] or are not finite: give uint8 or fractions."
+            f"{what} is no picture: give PIL images of raster formats, arrays (H, W, C), tensors (C, H, W)."
         )
+    image = image[None] if image.ndim == 3 else image
+    image = image / 255 if image.dtype == torch.uint8 else image
+    if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
+        raise ValueError(f"`images` hold {image.dtype} numbers that are not all in [0, 1]: give uint8 or fractions.")
     return image.float()
 
 
@@ -50,8 +80,6 @@ def crop_and_resize(array: np.ndarray, height: int, width: int, center_crop: boo
         crop_height, crop_width = max(1, round(scale * height)), max(1, round(scale * width))
         top, left = (array.shape[0] - crop_height) // 2, (array.shape[1] - crop_width) // 2
         array = array[top : top + crop_height, left : left + crop_width]
-    if array.shape[:2] == (height, width):
-        return array
     planes = (Image.fromarray(array[..., i]) for i in range(array.shape[-1]))  # of mode "F", which is not rounded
     return np.stack([plane.resize((width, height), Image.Resampling.BILINEAR) for plane in planes], axis=-1)
 
@@ -59,8 +87,9 @@ def crop_and_resize(array: np.ndarray, height: int, width: int, center_crop: boo
 def fit_pixels(picture: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:
     """Gives a picture (C, H, W) the channels, height and width that the model takes."""
     if 0 in picture.shape or picture.shape[0] not in (1, 3, channels):
-        shape = tuple(picture.shape)
-        raise ValueError(f"A picture is {shape}, but needs 1, 3 or {channels} channels and at least one pixel.")
+        raise ValueError(
+            f"A picture is {tuple(picture.shape)}, but needs 1, 3 or {channels} channels and some pixels."
+        )
     array = crop_and_resize(picture.detach().permute(1, 2, 0).cpu().numpy(), height, width)
     if channels == 1 and array.shape[-1] == 3:  # ITU-R BT.601, as in Pillow; grey stays exact in float64
         array = (array.astype(np.float64) @ (0.299, 0.587, 0.114)).astype(np.float32)[..., None]

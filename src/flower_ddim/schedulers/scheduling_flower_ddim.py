@@ -3,7 +3,7 @@
 import numbers
 
 import torch
-from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin
+from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin, __version__
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -75,6 +75,8 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(
             trained_betas=self.schedule.betas().tolist(),
             _use_default_values=left_at_default,
+            _class_name=type(self).__name__,  # both as in a file, so that saving and loading change nothing
+            _diffusers_version=__version__,
             **self._for_stock_schedulers,
         )
 
@@ -95,21 +97,26 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             own["schedule"] = cls._schedule_of(config_dict)
         return super().extract_init_dict(own, **kwargs)
 
-    @staticmethod
-    def _schedule_of(config: dict) -> str:
+    @classmethod
+    def _schedule_of(cls, config: dict) -> str:
         """Name of the schedule in a configuration that a stock scheduler has written; a ValueError if it is none of ours."""
-        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+        foreign = {name for name in config if not name.startswith("_")} - cls._get_init_keys(cls)
+        if not foreign and config.get("_class_name", cls.__name__) == cls.__name__:
+            return DiffusionSchedule.name  # a configuration of our own, in which all that is not said is as we have it
+        names = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
         given = {name: config[name] for name in names if config.get(name) is not None}
-        if given.keys() <= {"num_train_timesteps"}:
-            return DiffusionSchedule.name
-        table = DDPMScheduler(**given).alphas_cumprod
-        rates = {name: config[name] for name in ("min_signal_rate", "max_signal_rate") if name in config}
-        for name in SCHEDULES:
-            ours = DiffusionSchedule(name, num_train_timesteps=len(table), **rates).alphas_cumprod()
-            if (ours - table).abs().max() < 1e-3:  # the table is a cumulative product in float32
-                return name
-        what = f"The noise schedule of this configuration ({given.get('beta_schedule', 'as `trained_betas` say')})"
-        raise ValueError(f"{what} is none of {', '.join(SCHEDULES)}: keep its own scheduler.")
+        is_comparable = "trained_betas" in given or given.get("beta_schedule") == "linear"
+        if is_comparable and not config.get("use_flow_sigmas"):
+            table = DDPMScheduler(config.get("num_train_timesteps", 1000), **given).alphas_cumprod
+            rates = {name: config[name] for name in ("min_signal_rate", "max_signal_rate") if name in config}
+            for name in SCHEDULES:
+                ours = DiffusionSchedule(name, num_train_timesteps=len(table), **rates).alphas_cumprod()
+                if (ours - table).abs().max() < 1e-3:  # the table is a cumulative product in float32
+                    return name
+        what = "as `trained_betas` say" if is_comparable else given.get("beta_schedule", "without any betas")
+        what = f"The noise schedule of this configuration ({what})"
+        remedy = "keep its own scheduler, or name ours with `schedule`"
+        raise ValueError(f"{what} is none of {', '.join(SCHEDULES)}: {remedy}.")
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
