@@ -121,6 +121,16 @@ def test_impossible_configurations_are_refused(config, message):
         FlowerUNet2DModel(**config)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 60, 64), (1, 3, 64, 60), (1, 1, 64, 64), (3, 64, 64)])
+def test_samples_that_do_not_fit_are_refused_in_one_sentence(shape):
+    unet = make_unet(sample_size=64, block_out_channels=(4, 4, 4, 4))
+    with pytest.raises(
+        ValueError, match=r"\(B, 3, height, width\); `sample` height and width must be multiples of 8\."
+    ):
+        unet(torch.zeros(shape), 0)
+    assert unet(torch.zeros(1, 3, 40, 72), 0).sample.shape == (1, 3, 40, 72)
+
+
 def test_wrong_calls_are_refused(unet, noise):
     for timestep in (torch.zeros(3), torch.zeros(2, 1)):
         with pytest.raises(ValueError, match="timestep"):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import make_unet
+from conftest import make_stock_unet, make_unet
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -118,6 +118,46 @@ def test_callback_sees_every_step_and_can_replace_the_latents(pipe):
     assert seen == [(i, t, (1, 3, 16, 16)) for i, t in enumerate([999.0, 749.0, 499.0, 249.0])]
     assert torch.equal(images, torch.full_like(images, 0.5))  # of zero latents
     assert pipe.num_timesteps == 4
+
+
+def test_a_callback_that_returns_nothing_changes_nothing(pipe, noise):
+    expected = pipe(latents=noise, num_inference_steps=3, output_type="latent").images
+    images = pipe(
+        latents=noise, num_inference_steps=3, output_type="latent", callback_on_step_end=lambda *_: None
+    ).images
+    assert torch.equal(images, expected)
+
+
+def test_a_callback_can_stop_after_a_step_and_the_next_call_starts_anew(pipe, noise):
+    seen = []
+
+    def stop_after_two(pipeline, i, timestep, tensors):
+        seen.append(tensors["latents"])
+        pipeline._interrupt = i == 1
+        return tensors
+
+    pipe.unet.train()
+    options = {"latents": noise, "num_inference_steps": 4, "output_type": "latent"}
+    images = pipe(callback_on_step_end=stop_after_two, **options).images
+    assert len(seen) == 2 and torch.equal(images, seen[-1]) and pipe.unet.training
+    assert pipe._interrupt
+    pipe(callback_on_step_end=lambda *arguments: seen.append(arguments), **options)
+    assert len(seen) == 6 and not pipe._interrupt
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pipeline_from_another_shares_its_parts_as_they_are(pipe, noise, tmp_path, dtype):
+    pipe.save_pretrained(tmp_path)
+    pipe = FlowerDDIMPipeline.from_pretrained(tmp_path, dtype=dtype)
+    dtypes = {tensor.dtype for tensor in pipe.unet.state_dict().values()}
+    other = FlowerDDIMPipeline.from_pipe(pipe)
+    assert other.unet is pipe.unet and other.scheduler is pipe.scheduler and other.name_or_path == str(tmp_path)
+    assert {tensor.dtype for tensor in other.unet.state_dict().values()} == dtypes
+    solver = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    assert FlowerDDIMPipeline.from_pipe(pipe, scheduler=solver).scheduler is solver
+    stock = make_stock_unet()
+    assert FlowerDDIMPipeline.from_pipe(pipe, unet=stock).unet is stock
+    assert FlowerDDIMPipeline.from_pipe(pipe, dtype=torch.float64).unet.dtype == torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

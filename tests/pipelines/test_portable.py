@@ -1,8 +1,10 @@
 """Saved folders load with the package and without it, and saying the same; nothing of them is run unasked."""
 
 import ast
+import gc
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -264,3 +266,105 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(saved, tmp_pat
         save_file(torch.load(torch_file, weights_only=True), safe)
         torch_file.unlink()
         assert generate(load(folder)).isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}])
+def test_missing_weights_name_the_variants_that_there_are(saved, tmp_path, options):
+    load(saved).save_pretrained(tmp_path, variant="fp16", **options)
+    with pytest.raises(OSError, match='asked for: pass `variant="fp16"`\\.$'):
+        load(tmp_path)
+    assert torch.equal(generate(load(tmp_path, variant="fp16")), generate(load(saved)))
+    with pytest.raises(OSError, match="asked for: leave `variant` out\\.$"):
+        load(saved, variant="bf16")
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_one_file_follows_several_and_the_other_way_round(saved, tmp_path, variant):
+    pipe = load(saved)
+    for options in ({"max_shard_size": "20KB"}, {}, {"max_shard_size": "40KB"}, {}):
+        pipe.save_pretrained(tmp_path, variant=variant, **options)
+        assert bool(list((tmp_path / "unet").glob("*.index*.json"))) == bool(options)
+        assert torch.equal(generate(load(tmp_path, variant=variant)), generate(pipe))
+
+
+AUTO_MODEL = """
+import sys
+import torch
+from diffusers import AutoModel, UNet2DModel
+
+folder, expected = sys.argv[1:]
+sample, expected = torch.load(expected)
+for path, options in ((folder, {"subfolder": "unet"}), (folder + "/unet", {})):
+    unet = AutoModel.from_pretrained(path, trust_remote_code=True, **options)
+    assert torch.equal(unet(sample, 7).sample, expected)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_auto_model_finds_the_network(saved, noise, tmp_path, installed):
+    torch.save([noise, load(saved).unet(noise, 7).sample.detach()], tmp_path / "expected.pt")
+    completed = run_python(AUTO_MODEL, saved, tmp_path / "expected.pt", home=tmp_path, installed=installed)
+    assert completed.stdout.splitlines()[-1:] == ["done"], completed.stderr
+    assert "not expected" not in completed.stderr
+    load(saved, unet=make_stock_unet()).save_pretrained(tmp_path / "stock")
+    assert "auto_map" not in (tmp_path / "stock" / "model_index.json").read_text()
+
+
+def test_nothing_is_said_of_entries_for_others(saved, caplog):
+    caplog.set_level("WARNING", logger="diffusers")
+    load(saved)
+    DiffusionPipeline.from_pretrained(saved, trust_remote_code=True)
+    assert "not expected" not in caplog.text
+
+
+def test_a_failed_load_leaves_no_module_behind(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "model")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")
+    before = set(sys.modules)
+    for load_it in (FlowerDDIMPipeline.from_pretrained, DiffusionPipeline.from_pretrained):
+        with pytest.raises((OSError, ValueError)):
+            load_it(folder, trust_remote_code=True)
+    gc.collect()
+    left = {name for name in set(sys.modules) - before if not name.startswith("diffusers_modules")}
+    assert not [name for name in left if "flower" in name]
+
+
+def push(pipe, repo_id, token=None, variant=None):
+    """Stands in for the upload."""
+    return repo_id, token, variant
+
+
+def push_without_variant(pipe, repo_id, token=None):
+    """Stands in for an upload that knows no variants."""
+
+
+@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"safe_serialization": False}, "would upload pickles"),
+        ({"variant": "fp16"}, "does not take `variant`: leave that out, or upload a folder"),
+    ],
+)
+def test_uploads_in_another_form_are_refused_before_anything_is_done(
+    saved, tmp_path, monkeypatch, way, option, message
+):
+    monkeypatch.setattr("flower_ddim.hub.upload.push_pipeline", push_without_variant)
+    arguments = {"push_to_hub": True} if way == "save_pretrained" else {}
+    with pytest.raises(ValueError, match=message):
+        getattr(load(saved), way)(str(tmp_path / "new"), **arguments, **option)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", [{"safe_serialization": True}, {"variant": None}, {"variant": "fp16"}])
+def test_uploads_take_what_they_can(saved, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("flower_ddim.hub.upload.push_pipeline", push)
+    pipe = load(saved)
+    assert pipe.push_to_hub("me/flowers", token="t", **option) == ("me/flowers", "t", option.get("variant"))
+    pushed = []
+    monkeypatch.setattr(
+        "flower_ddim.hub.upload.push_pipeline", lambda *args, variant=None: pushed.append((args, variant))
+    )
+    pipe.save_pretrained(tmp_path / "flowers", push_to_hub=True, **option)
+    assert pushed == [((pipe, "flowers"), option.get("variant"))]

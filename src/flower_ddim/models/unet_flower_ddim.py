@@ -146,7 +146,9 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def _dict_from_json_file(cls, json_file):
-        return read_json_object(json_file)
+        config = read_json_object(json_file)
+        config.pop("auto_map", None)  # it is for `AutoModel`
+        return config
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -164,7 +166,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         try:
             model, loading_info = super().from_pretrained(path, output_loading_info=True, **kwargs)
         except OSError as error:
-            remedy = "If the files are damaged, download or save the model again."
+            remedy = "Pass the `variant` if it is one; if the files are damaged, download or save the model again."
             raise OSError(f"No U-Net can be loaded from {path}: {str(error).strip()} {remedy}") from error
         except ValueError as error:
             # diffusers advises to continue with random weights.
@@ -233,6 +235,10 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         """
         if class_labels is not None:
             raise ValueError("`class_labels` must be None: this model is unconditional.")
+        channels, factor = self.config.in_channels, 2 ** len(self.down_blocks)
+        if sample.ndim != 4 or sample.shape[1] != channels or sample.shape[2] % factor or sample.shape[3] % factor:
+            given = f"`sample` has the shape {tuple(sample.shape)}, but must be (B, {channels}, height, width)"
+            raise ValueError(f"{given}; `sample` height and width must be multiples of {factor}.")
         noise_power = self.noise_power(torch.as_tensor(timestep, device=sample.device), sample.shape[0])
         prediction = self.predict(sample, noise_embedding(noise_power, self.config.noise_embedding_dim))
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)

@@ -1,10 +1,13 @@
 """What this package adds to a pipeline that also runs without it: checks of folders and of calls, and errors of one sentence."""
 
+import inspect
 import json
+import logging
 import numbers
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +19,44 @@ from ..storage.safe_loading import PICKLE_REMEDY
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+PUSHED_ANYWAY = (("safe_serialization", True), ("variant", None), ("subfolder", None))
+
+# Scheduler classes that make the pictures of many DDIM steps in 20 steps from our configuration, the random ones pictures as sound,
+# and what their `from_config` needs for it. `docs/solvers.md` has the measurements.
+TESTED_SCHEDULERS = {
+    "FlowerDDIMScheduler": {},
+    "DDIMScheduler": {},
+    "DDPMScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "DPMSolverSinglestepScheduler": {},
+    "UniPCMultistepScheduler": {},
+    "EulerDiscreteScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "PNDMScheduler": {},
+    "HeunDiscreteScheduler": {"use_karras_sigmas": True},
+    "KDPM2DiscreteScheduler": {"use_karras_sigmas": True},
+}
+logger = logging.getLogger(__name__)
+_warned_of = set()
+
+
+def warn_of_untested(scheduler):
+    """Logs a warning, once for each class, of a scheduler that is not known to make sound pictures."""
+    name = type(scheduler).__name__
+    needed = next(
+        (TESTED_SCHEDULERS[c.__name__] for c in type(scheduler).__mro__ if c.__name__ in TESTED_SCHEDULERS), None
+    )
+    if name in _warned_of or (needed is not None and needed.items() <= scheduler.config.items()):
+        return
+    _warned_of.add(name)
+    if needed is None:
+        tested = ", ".join(TESTED_SCHEDULERS)
+        logger.warning(f"{name} is not tested with this pipeline and may make poor pictures: {tested} are.")
+    else:
+        settings = ", ".join(f"{setting}={value}" for setting, value in needed.items())
+        logger.warning(
+            f"{name} makes poor pictures like this: take `{name}.from_config(pipe.scheduler.config, {settings})`."
+        )
 
 
 @contextmanager
@@ -37,6 +78,10 @@ def explained(path: str) -> Iterator[None]:
             raise explain_hub_failure(failure, f"The pipeline {path} cannot be loaded from the Hub") from error
         if isinstance(error, OSError) and PICKLE_REMEDY not in str(error) and (hint := _pickle_hint(path)):
             raise OSError(f"{error}{hint}") from error
+        if ("no file named diffusion_pytorch_model" in str(error) or "`variant=" in str(error)) and (
+            hint := _variant_hint(path)
+        ):
+            raise OSError(hint) from error
         if isinstance(error, OSError) and "model_index.json" in str(error):
             raise OSError(f"{error} Name a folder that `save_pretrained` has written.") from error
         if isinstance(error, (OSError, ValueError, ImportError, NotImplementedError)):
@@ -92,6 +137,42 @@ def _pickle_hint(folder) -> str:
     """What to add to a message that there are no weights: how to convert the pickles in the folder or one below, if any."""
     pickles = sorted(str(file) for pattern in ("*.bin", "*/*.bin") for file in Path(folder).glob(pattern))
     return f" There is {', '.join(pickles)}, though. {PICKLE_REMEDY}" if pickles else ""
+
+
+def _variant_hint(folder) -> str:
+    """How to load the weights that there are, where those that were asked for are missing; empty if there are none."""
+    weights = re.compile(r"diffusion_pytorch_model(?:\.([^.]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
+    variants = {found[1] for file in Path(folder, "unet").glob("*") if (found := weights.fullmatch(file.name))}
+    if not variants:
+        return ""
+    ways = [
+        "leave `variant` out" if name is None else f'pass `variant="{name}"`' for name in sorted(variants, key=str)
+    ]
+    return f"{folder} holds other weights than those that were asked for: {' or '.join(ways)}."
+
+
+def remove_broken_indices(folder: Path):
+    """Removes what an earlier `save_pretrained` has left of weights in several files: an index of files that are gone."""
+    for index in folder.glob("unet/*.safetensors.index*.json"):
+        if not all((index.parent / file).exists() for file in read_json_object(index)["weight_map"].values()):
+            index.unlink()
+
+
+def upload_options(push: Callable, options: dict) -> dict:
+    """Options of `push_to_hub` as `push` takes them, without those that only say what is done anyway.
+
+    Raises:
+        ValueError: for options that it does not take, with the way to do without.
+    """
+    if options.get("safe_serialization") is False:
+        raise ValueError("`safe_serialization=False` would upload pickles, which nobody should load: leave it out.")
+    options = {name: value for name, value in options.items() if (name, value) not in PUSHED_ANYWAY}
+    if unknown := sorted(options.keys() - inspect.signature(push).parameters.keys()):
+        raise ValueError(
+            f"`push_to_hub` does not take `{'`, `'.join(unknown)}`: leave that out, or upload a folder that `save_pretrained` "
+            "has written with `huggingface_hub.upload_folder(folder_path=…, repo_id=…)`."
+        )
+    return options
 
 
 def check_call(pipe, batch_size: int, generator, latents, output_type: str, callback_tensor_inputs: list[str]):

@@ -37,7 +37,7 @@ class FlowerDDIMPipeline(PortablePipeline):
 
     Args:
         unet: a [`FlowerUNet2DModel`], or a stock `UNet2DModel`.
-        scheduler: a [`FlowerDDIMScheduler`], or any stock scheduler made from its configuration.
+        scheduler: a [`FlowerDDIMScheduler`], or a stock one made from its configuration; `docs/solvers.md` tells which do well.
 
     Latents are standardised images (B, C, H, W): image = unet.config.image_mean + unet.config.image_std · latent, with 0.5 for both
     where the model has none. They are float32 whatever the dtype of the weights, whose rounding would be visible as banding.
@@ -45,6 +45,7 @@ class FlowerDDIMPipeline(PortablePipeline):
 
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ["latents"]
+    _interrupt = False
 
     def __init__(self, unet, scheduler):
         super().__init__()
@@ -80,7 +81,8 @@ class FlowerDDIMPipeline(PortablePipeline):
                 `"latent"`, standardised and not clipped.
             return_dict: whether to return an [`~diffusers.ImagePipelineOutput`] or a tuple of the images.
             callback_on_step_end: called after every step as `callback(pipeline, step_index, timestep, {"latents": …})`;
-                the "latents" of the dictionary that it returns replace the current ones.
+                the "latents" of the dictionary that it returns, if any, replace the current ones. After the step in which it
+                sets `pipeline._interrupt = True`, the images are made of the latents as they are by then.
             callback_on_step_end_tensor_inputs: what the callback is given; only "latents".
 
         Raises:
@@ -88,14 +90,17 @@ class FlowerDDIMPipeline(PortablePipeline):
         """
         if loading := _from_package("pipelines.loading"):
             loading.check_call(self, batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs)
+        self._interrupt = False
         if latents is None:
             shape = (batch_size, *self.latent_shape)
             latents = randn_tensor(shape, generator, self._execution_device, dtype=torch.float32)
         for state in self.denoise(latents, num_inference_steps, eta, generator):
             if callback_on_step_end is not None:
                 tensors = {"latents": state.latents} if callback_on_step_end_tensor_inputs else {}
-                answer = callback_on_step_end(self, state.step_index, state.timestep, tensors)
+                answer = callback_on_step_end(self, state.step_index, state.timestep, tensors) or {}
                 state.latents = answer.pop("latents", state.latents)
+                if self._interrupt:
+                    break
         images = self.postprocess(state.latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -116,6 +121,7 @@ class FlowerDDIMPipeline(PortablePipeline):
         """
         if loading := _from_package("pipelines.loading"):
             loading.check_steps(num_inference_steps, eta, generator, len(latents))
+            loading.warn_of_untested(self.scheduler)
         self._check_schedule()
         device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, device=device)

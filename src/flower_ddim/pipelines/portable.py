@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +22,8 @@ COMPONENTS = {
 }
 
 
-class _StandIn(ModuleType):
-    """Takes the place of a component's file in `sys.modules` while a pipeline is loaded."""
+class _Hidden(dict):
+    """A dictionary of which one can tell when it is gone."""
 
 
 class PortablePipeline(DiffusionPipeline):
@@ -47,10 +48,21 @@ class PortablePipeline(DiffusionPipeline):
             return super().from_pretrained(path, **kwargs)
 
     @classmethod
+    def from_pipe(cls, pipeline, **kwargs):
+        """A pipeline around the same network and scheduler, in the dtype that they have; those among `kwargs` take their place."""
+        parts = {name: kwargs.pop(name, getattr(pipeline, name)) for name in COMPONENTS}
+        if kwargs:
+            return super().from_pipe(pipeline, **parts, **kwargs)
+        other = cls(**parts)  # diffusers would turn the network that both share into float32
+        other.register_to_config(_name_or_path=pipeline.name_or_path)
+        return other
+
+    @classmethod
     def _dict_from_json_file(cls, json_file):
         # The class is known here, so its file in the folder is not needed.
         config = super()._dict_from_json_file(json_file)
         name = config["_class_name"]
+        config.pop("auto_map", None)  # it is for `AutoModel`
         return config | {"_class_name": name[-1] if isinstance(name, list) else name}
 
     @classmethod
@@ -70,25 +82,39 @@ class PortablePipeline(DiffusionPipeline):
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
         # diffusers compares a component that is passed to `from_pretrained` with the class that model_index.json names, and looks
-        # for that class in `sys.modules`, even where it is a file of the folder. Until the pipeline exists, any model will do.
+        # for that class in `sys.modules`, even where it is a file of the folder. Until it has loaded, any model will do.
+        config_dict = {name: value for name, value in config_dict.items() if name != "auto_map"}
+        init_dict, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
+        hidden = _Hidden(hidden)
         for name, (module, class_name, base) in COMPONENTS.items():
             stem = _stem(module)
             if config_dict.get(name) is not None and config_dict[name][0] == stem and stem not in sys.modules:
-                sys.modules[stem] = stand_in = _StandIn(stem)
+                sys.modules[stem] = stand_in = ModuleType(stem)
                 stand_in.__dict__.update({class_name: base, base.__name__: base})
-        return super().extract_init_dict(config_dict, **kwargs)
+                weakref.finalize(
+                    hidden, sys.modules.pop, stem, None
+                )  # diffusers holds this until it has loaded or failed
+        return init_dict, unused, hidden
 
-    def __init__(self):
-        super().__init__()
-        for module, _, _ in COMPONENTS.values():
-            if isinstance(sys.modules.get(_stem(module)), _StandIn):
-                del sys.modules[_stem(module)]
-
-    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
+    def save_pretrained(
+        self,
+        save_directory,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
         """Saves the pipeline and its code; `push_to_hub=True` also calls [`push_to_hub`] with its arguments among `kwargs`."""
         for_the_hub = ("repo_id", "commit_message", "private", "token", "create_pr")
         hub_options = {name: kwargs.pop(name) for name in for_the_hub if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        hub_options |= {"safe_serialization": safe_serialization, "variant": variant}
+        loading, upload = _from_package("pipelines.loading"), _from_package("hub.upload") if push_to_hub else None
+        if upload:  # what cannot be uploaded is not saved first
+            hub_options = loading.upload_options(upload.push_pipeline, hub_options)
+        super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
+        if loading:
+            loading.remove_broken_indices(Path(save_directory))
         if push_to_hub:
             self.push_to_hub(hub_options.pop("repo_id", Path(save_directory).name), **hub_options)
 
@@ -96,12 +122,12 @@ class PortablePipeline(DiffusionPipeline):
         """Writes `model_index.json`, and the code: the pipeline's beside it, the components' in their folders."""
         super().save_config(save_directory, **kwargs)
         folder = Path(save_directory)
-        for file in (folder / self.config_name, folder / "unet" / self.unet.config_name):
-            config = json.loads(file.read_text())
+        entries = self._write_code(folder, json.loads((folder / self.config_name).read_text()))
+        auto_map = {"auto_map": {"AutoModel": ".".join(entries["unet"])}} if "unet" in entries else {}
+        for file, added in ((self.config_name, entries | auto_map), (f"unet/{self.unet.config_name}", auto_map)):
+            config = json.loads((folder / file).read_text())
             config.pop("_name_or_path", None)  # it would tell strangers where the folder lay
-            if file.name == self.config_name:
-                config |= self._write_code(folder, config)
-            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            (folder / file).write_text(json.dumps(config | added, indent=2, sort_keys=True) + "\n")
 
     def _write_code(self, folder: Path, index: dict) -> dict[str, list[str]]:
         """Writes the modules of the pipeline and of its components; returns their entries of `model_index.json`."""
@@ -118,7 +144,8 @@ class PortablePipeline(DiffusionPipeline):
         upload = _from_package("hub.upload")
         if upload is None:  # diffusers writes a blank card
             return super().push_to_hub(repo_id, **kwargs)
-        return upload.push_pipeline(self, repo_id, **kwargs)
+        options = _from_package("pipelines.loading").upload_options(upload.push_pipeline, kwargs)
+        return upload.push_pipeline(self, repo_id, **options)
 
 
 def _from_package(module: str) -> ModuleType | None:

@@ -91,7 +91,8 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
         # Derived entries are derived anew: a table that belongs to other arguments must not survive a change of these.
-        derived = ("trained_betas", *cls._for_stock_schedulers)
+        # So must a choice of times for one solver: the next one made from our configuration would take it along.
+        derived = ("trained_betas", "use_karras_sigmas", *cls._for_stock_schedulers)
         own = {name: value for name, value in config_dict.items() if name not in derived}
         if "schedule" not in config_dict and "schedule" not in kwargs:
             own["schedule"] = cls._schedule_of(config_dict)
