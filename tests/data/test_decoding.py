@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from conftest import make_unet
@@ -37,8 +39,45 @@ def test_broken_pictures_are_reported_by_name_and_skipped(tmp_path, cache, caplo
     assert "2 of 10 pictures cannot be read" in caplog.text and "3.png" in caplog.text and "7.png" in caplog.text
     for path in folder.iterdir():
         path.write_text("no picture")
-    with pytest.raises(ValueError, match="None of the 10 pictures can be read"):
-        decode_images(open_dataset(data_dir=str(folder), cache_dir=str(tmp_path / "other")), 8)
+    with pytest.raises(ValueError, match="None of the 10 pictures can be read, first .*save it as JPEG or PNG"):
+        decode_images(open_dataset(data_dir=str(folder), **cache), 8)
+
+
+def test_decoded_pixels_are_those_of_the_files_content(tmp_path, cache):
+    """Whatever the time of its last change says: `cp -p` and `rsync -a` bring the time along."""
+    (tmp_path / "pictures").mkdir()
+    picture, parquet = tmp_path / "pictures" / "a.bmp", tmp_path / "data" / "train.parquet"
+    parquet.parent.mkdir()
+
+    def decoded(image):
+        image.save(picture)
+        Dataset.from_dict({"image": [image]}).to_parquet(parquet)
+        for file in (picture, parquet):
+            os.utime(file, ns=(10**18, 10**18))
+        folders = (picture.parent, parquet.parent)
+        return [decode_images(open_dataset(data_dir=str(folder), **cache), 8)[[0]][0] for folder in folders]
+
+    old, new = stripes(8, 8), stripes(8, 8).transpose(Image.Transpose.ROTATE_180)
+    for image in (old, new, old):
+        for pixels in decoded(image):
+            np.testing.assert_array_equal(pixels, np.asarray(image))
+
+
+def test_a_second_run_finds_the_decoded_pixels(tmp_path, cache):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "data").mkdir()
+    for i in range(3):
+        stripes(10, 10).save(tmp_path / "pictures" / f"{i}.png")
+    Dataset.from_dict({"image": [stripes(10, 10)]}).to_parquet(tmp_path / "data" / "train.parquet")
+
+    def run():
+        for folder in ("pictures", "data"):
+            decode_images(open_dataset(data_dir=str(tmp_path / folder), **cache), 8)
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")}
+
+    first = run()
+    os.utime(tmp_path / "pictures" / "0.png")  # copied anew, with the same content
+    assert len(first) == 4 and run() == first
 
 
 def test_pictures_are_cut_to_their_centre_or_squeezed():
@@ -104,6 +143,30 @@ def test_any_mode_becomes_rgb(mode):
     assert upright_rgb(image).mode == "RGB"
     array = fit_image(image, 8)
     assert array.shape == (8, 8, 3) and array.dtype == np.uint8
+
+
+def test_fractions_are_scaled_and_other_numbers_refused_by_name(tmp_path, cache, caplog):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    fractions = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    unusable = {"255": 255 * fractions, "below": fractions - 0.1, "nan": np.where(fractions > 0.5, np.nan, fractions)}
+    for name, values in {"fractions": fractions, **unusable}.items():
+        Image.fromarray(values).save(folder / f"{name}.tif")
+    Image.fromarray(np.full((8, 8), 100_000, dtype=np.int32)).save(folder / "32-bits.tif")
+    Image.fromarray(np.full((8, 8), -1, dtype=np.int32)).save(folder / "negative.tif")
+    images = decode_images(open_dataset(data_dir=str(folder), **cache), 8)
+    np.testing.assert_array_equal(images[[0]][0, :, :, 0], (255 * fractions).round())
+    assert len(images) == 1 and "5 of 6 pictures cannot be read" in caplog.text
+    assert "255.tif (Mode F holds numbers outside of [0, 1]: scale them to that)" in caplog.text
+    assert "32-bits.tif (Mode I holds numbers outside of [0, 65535]: scale them to that)" in caplog.text
+
+
+def test_preprocess_takes_fractions_and_nothing_else_of_mode_f(pipe):
+    seen = pipe.preprocess(Image.fromarray(np.full((16, 16), 0.5, dtype=np.float32)))
+    expected = pipe.preprocess(Image.new("L", (16, 16), 128))
+    assert (seen == expected).all()
+    with pytest.raises(ValueError, match=r"Mode F holds numbers outside of \[0, 1\]"):
+        pipe.preprocess(Image.fromarray(np.full((16, 16), 300, dtype=np.float32)))
 
 
 def test_sixteen_bits_are_scaled_and_transparency_is_white():

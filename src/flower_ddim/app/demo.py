@@ -4,13 +4,13 @@ Strangers may use it, so every request has bounds.
 """
 
 import math
-import struct
 from collections.abc import Iterator
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ..data.picture_files import open_picture
 from ..sampling.solvers import check_eta, with_solver
 
 
@@ -18,7 +18,6 @@ MAX_IMAGES = 16
 MAX_STEPS = 100
 MAX_SEED = 2**31 - 1
 MAX_PIXELS = 30_000_000  # of an upload; even a small file can hold more
-PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")  # for others Pillow would call other programs
 FRAMES = 10  # pictures shown on the way through a generation
 PATH_IMAGES = 9
 SHOWN_SIDE = 256  # pixels; the page enlarges smaller pictures by a whole factor
@@ -119,14 +118,13 @@ def open_photo(path: str) -> Image.Image:
         ValueError: if it is no picture, a damaged one, or one of too many pixels.
     """
     try:
-        with Image.open(path, formats=PHOTO_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"This picture has {image.width * image.height:,} pixels; please send one of at most {MAX_PIXELS:,}."
-                )
-            image.load()
-            return image
+        with open_picture(path) as image:
+            count = image.width * image.height
+            if count <= MAX_PIXELS:
+                image.load()
+                return image
     except Image.DecompressionBombError as error:
         raise ValueError(f"This picture is too large; please send one of at most {MAX_PIXELS:,} pixels.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, struct.error) as error:
+    except Exception as error:  # Pillow's decoders raise whatever their format suggests
         raise ValueError("This file is no picture that can be read: please send a JPEG, PNG or WebP.") from error
+    raise ValueError(f"This picture has {count:,} pixels; please send one of at most {MAX_PIXELS:,}.")

@@ -1,9 +1,9 @@
 """Animates the way through several flowers, or through pictures of your own, and back."""
 
 from accelerate import PartialState
-from PIL import Image
 
 from .. import FlowerDDIMPipeline
+from ..data.picture_files import read_picture
 from ..entrance import Parser
 from ..sampling.generate import noise_of_seeds
 from ..storage.files import check_output, replacing
@@ -16,9 +16,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
 
     check_animation(args.output, args.frames_per_second)
     check_output(args.output)
+    pictures = [read_picture(path) for path in args.images or ()]
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
-    if args.images:
-        pictures = [Image.open(path) for path in args.images]
+    if pictures:
         anchors = pipe.invert(pictures, num_inference_steps=args.num_inference_steps)
     else:
         anchors = noise_of_seeds(pipe, range(args.seed, args.seed + args.num_anchors))

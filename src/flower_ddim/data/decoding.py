@@ -10,13 +10,14 @@ from PIL import Image as PILImage
 
 from ..pipelines.image_processing import crop_and_resize, upright_rgb
 from .image_array import ImageArray
+from .picture_files import open_picture
 from .sources import image_column
 
 
 logger = logging.getLogger(__name__)
 
 # Part of the key under which `datasets` keeps decoded pixels. Raise it whenever decoding gives other pixels.
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 
 
 def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) -> np.ndarray:
@@ -26,6 +27,19 @@ def fit_image(image: PILImage.Image, resolution: int, center_crop: bool = True) 
     """
     array = np.asarray(upright_rgb(image), dtype=np.float32) / 255
     return (255 * crop_and_resize(array, resolution, resolution, center_crop)).round().astype(np.uint8)
+
+
+def open_encoded(encoded: dict) -> PILImage.Image:
+    """Opens a picture as a data set stores it without decoding it, in "bytes" or at a "path"; raises what [`open_picture`] raises.
+
+    `datasets` itself would open formats for which Pillow starts other programs.
+    """
+    data, path = encoded["bytes"], encoded["path"]
+    if data is None:
+        # An address on the Hub when streaming; a local path may look like a pattern to fsspec.
+        with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
+            data = file.read()
+    return open_picture(io.BytesIO(data))
 
 
 def decode_batch(
@@ -39,16 +53,11 @@ def decode_batch(
     for encoded in rows[column]:
         pixels, problem = b"", None
         try:
-            data = encoded["bytes"]
-            if data is None:
-                # A local path, or an address on the Hub when streaming.
-                with fsspec.open(encoded["path"], "rb") as file:
-                    data = file.read()
-            with PILImage.open(io.BytesIO(data)) as image:
+            with open_encoded(encoded) as image:
                 pixels = fit_image(image, resolution, center_crop).tobytes()
         except Exception as error:  # Pillow's decoders raise whatever their format suggests
             name = encoded["path"] if encoded and encoded["path"] else "a picture without a file name"
-            problem = f"{name} ({error})"
+            problem = f"{name} ({str(error).rstrip('.')})"
         decoded["pixels"].append(pixels)
         decoded["problem"].append(problem)
     return decoded

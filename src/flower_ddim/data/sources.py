@@ -1,26 +1,17 @@
-"""Opens pictures: a data set on the Hub, Parquet files, or a folder of pictures; finds splits and the image column."""
+"""Opens pictures: a data set on the Hub, Parquet files, or a folder of pictures; finds the image column."""
 
-import logging
+import glob
 from pathlib import Path
 
 import torch
 from datasets import Dataset, Image, IterableDataset, load_dataset
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from pyarrow import ArrowInvalid
 
 from ..sampling.seeds import Purpose, seeded_generator
-
-
-logger = logging.getLogger(__name__)
-
-# Names that the folder of a split may have, in a folder of pictures.
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
+from .folders import list_files, parquet_files, picture_files, suffixes
+from .local_files import dataset_of_parquet, dataset_of_pictures
 
 
 def open_dataset(
@@ -31,10 +22,10 @@ def open_dataset(
     cache_dir: str | None = None,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """Opens one split of a Hub data set (`dataset_name`) or of a local folder of Parquet files or pictures (`data_dir`).
+    """Opens one split of a data set on the Hub (`dataset_name`), or of a folder of Parquet files or pictures (either option).
 
     Raises:
-        ValueError: if not exactly one source is given, or there is no such split or no image column.
+        ValueError: if not exactly one source is given, there is no such split or no image column, or the files are damaged.
         FileNotFoundError: if the folder or the data set does not exist or holds no data.
     """
     splits = open_splits(dataset_name, data_dir, config_name, cache_dir, streaming)
@@ -56,13 +47,12 @@ def open_splits(
     if (dataset_name is None) == (data_dir is None):
         raise ValueError("Give the pictures either as `dataset_name` (on the Hub) or as `train_data_dir` (a folder).")
     source = dataset_name or data_dir
-    if data_dir is not None and not Path(data_dir).is_dir():
+    is_folder = Path(source).is_dir()
+    if data_dir is not None and not is_folder:
         raise FileNotFoundError(f"There is no folder {data_dir}: name one of pictures or Parquet files.")
     try:
-        if data_dir is not None and (files := _picture_files(Path(data_dir))):
-            folder = {"data_dir": str(Path(data_dir).resolve()), "data_files": files}
-            return load_dataset("imagefolder", cache_dir=cache_dir, streaming=streaming, **folder)
-        source = dataset_name or str(Path(data_dir).resolve())  # a relative name could be that of a kind of data
+        if is_folder:
+            return _open_folder(Path(source).resolve(), config_name, cache_dir, streaming)
         return load_dataset(source, config_name, cache_dir=cache_dir, streaming=streaming)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"There is no data set {source!r} on the Hub that you can read.") from error
@@ -74,21 +64,37 @@ def open_splits(
         ) from error
 
 
-def _picture_files(folder: Path) -> dict[str, str] | None:
-    """The files of every split of a folder of pictures; `None` for a folder of Parquet or other files.
+def _open_folder(
+    folder: Path, config_name: str | None, cache_dir: str | None, streaming: bool
+) -> dict[str, Dataset | IterableDataset]:
+    """Opens all splits of a folder of pictures or Parquet files; what else there is, `datasets` may know how to read."""
+    files = list_files(folder)
+    options = {"cache_dir": cache_dir, "streaming": streaming}
+    if config_name is None and (pictures := picture_files(folder, files)):
+        return {split: dataset_of_pictures(paths, **options) for split, paths in pictures.items()}
+    has_configurations = config_name is not None or _lists_configurations(folder)
+    if not has_configurations and (tables := parquet_files(folder, files)):
+        return {split: dataset_of_parquet(paths, **options) for split, paths in tables.items()}
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no pictures: it needs image or Parquet files.")
+    if glob.has_magic(str(folder)) or "::" in str(folder):
+        raise ValueError(
+            f"{folder} holds neither pictures nor plain Parquet files, and others are not found in a folder with *, ?, [ or :: in "
+            "its path: rename it."
+        )
+    try:
+        return load_dataset(str(folder), config_name, **options)
+    except (EmptyDatasetError, DataFilesNotFoundError) as error:
+        raise FileNotFoundError(
+            f"{folder} holds no pictures that can be read here, but {suffixes(files)}: save them as JPEG or PNG."
+        ) from error
 
-    On its own, `datasets` takes every "train" or "test" in the name of a file for a split, and then leaves out all files
-    without one. Here only folders at the top are splits, and only if one of them is for training.
-    """
-    files = [file.relative_to(folder) for file in folder.rglob("*")]
-    pictures = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
-    if not pictures or any(file.suffix == ".parquet" and file.name != "metadata.parquet" for file in files):
-        return None
-    tops = {picture.parts[0].lower(): picture.parts[0] for picture in pictures if len(picture.parts) > 1}
-    splits = {split: next((tops[n] for n in known_as if n in tops), None) for split, known_as in SPLITS.items()}
-    if splits["train"] is None:
-        return {"train": "**"}
-    return {split: f"{top}/**" for split, top in splits.items() if top}
+
+def _lists_configurations(folder: Path) -> bool:
+    """Whether a data set says itself which files belong to which of its configurations, in the head of its README.md."""
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0] if card.is_file() else ""
+    return head.startswith("---") and "\nconfigs:" in head
 
 
 def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -36,11 +36,11 @@ def pixels(image) -> torch.Tensor:
         image = image.movedim(-1, -3) if image.ndim in (3, 4) else image
     if not isinstance(image, torch.Tensor) or image.ndim not in (3, 4):
         what = getattr(image, "shape", None) or type(image).__name__
-        raise ValueError(f"{what} is no raster picture: give PIL images, arrays (H, W, C), tensors (C, H, W), lists.")
+        raise ValueError(f"{what} is no picture: give raster images, arrays (H, W, C), tensors (C, H, W), or lists.")
     image = image[None] if image.ndim == 3 else image
     image = image / 255 if image.dtype == torch.uint8 else image
     if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
-        raise ValueError(f"`images` hold {image.dtype} numbers that are not all in [0, 1]: give uint8 or fractions.")
+        raise ValueError(f"`images` hold {image.dtype} numbers, not all finite and in [0, 1]: give uint8 or fractions.")
     return image.float()
 
 
