@@ -201,3 +201,15 @@ def test_a_checkpoint_of_an_earlier_version_is_one_sentence(runs):
     path.write_text(json.dumps(state))
     with pytest.raises(ValueError, match="of another version, which did not record `loss`: start from its weights"):
         train_here(folder, resume_from_checkpoint="latest")
+
+
+def test_an_added_picture_stops_a_resume_in_plain_words(runs):
+    (runs / "growing-set").mkdir()
+    for i in range(21):
+        Image.new("RGB", (16, 16), (10 * i, 200 - 5 * i, i)).save(runs / "growing-set" / f"{i}.png")
+    options = {"train_data_dir": str(runs / "growing-set")}
+    (runs / "growing-set" / "20.png").rename(runs / "20.png")
+    folder = train_here(runs / "added", **options, max_train_steps=1)
+    (runs / "20.png").rename(runs / "growing-set" / "20.png")
+    with pytest.raises(ValueError, match=r"another training \(the pictures changed: 20, now 21\): give the same"):
+        train_here(folder, **options, resume_from_checkpoint="latest")

@@ -15,12 +15,19 @@ def recorded_options(config: TrainingConfig) -> dict:
     return {name: value for name, value in asdict(config).items() if name != "hub_token"}
 
 
-def check_resumable(state: dict, checkpoint: Path, total_steps: int, config: TrainingConfig, differing: list[str]):
+def check_resumable(
+    state: dict,
+    checkpoint: Path,
+    total_steps: int,
+    num_pictures: int | None,
+    config: TrainingConfig,
+    differing: list[str],
+):
     """Makes sure that a run can resume from a checkpoint.
 
     Args:
         state: of the checkpoint.
-        total_steps: of the run that resumes.
+        total_steps, num_pictures: of the run that resumes.
         differing: what the configurations of network and scheduler have otherwise.
 
     Raises:
@@ -36,6 +43,11 @@ def check_resumable(state: dict, checkpoint: Path, total_steps: int, config: Tra
         value = getattr(config, name)
         if state[name] != value:
             differing.append(f"{name} {state[name]} there, {value} here")
+    # The channel statistics tell, in long numbers, of other pictures.
+    statistics = [words for words in differing if words.startswith(("image_mean ", "image_std "))]
+    if statistics:
+        differing = [words for words in differing if words not in statistics]
+        differing.insert(0, f"the pictures changed: {state.get('pictures')}, now {num_pictures}")
     if differing:
         raise ValueError(
             f"The checkpoint {checkpoint} is of another training ({'; '.join(differing)}): give the same options and "

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -40,7 +40,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """
     if config.logger and importlib.util.find_spec(config.logger) is None:
         raise ValueError(f"`logger` {config.logger} is not installed: pip install {config.logger}.")
-    if PartialState().num_processes == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         # accelerate keeps precision and compiler of the first run of a process, a notebook's say, for all later ones.
         AcceleratorState._reset_state()
     accelerator = Accelerator(

@@ -310,7 +310,8 @@ class Trainer:
         """Takes over what `save_checkpoint` wrote."""
         components = {"unet": self.raw_unet, "scheduler": self.scheduler}
         differing = checkpoints.differences(self.checkpoint, components)
-        resuming.check_resumable(state, self.checkpoint, self.total_steps, self.config, differing)
+        pictures = self._data_order()["pictures"]
+        resuming.check_resumable(state, self.checkpoint, self.total_steps, pictures, self.config, differing)
         changed = resuming.changed_options(state, self.config)
         resuming.warn_of_changes(state, changed, self.learning_rate(state["step"]), self._data_order())
         self.history = resuming.history(state, changed)
