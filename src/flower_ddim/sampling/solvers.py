@@ -8,8 +8,12 @@ from diffusers import (
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     UniPCMultistepScheduler,
 )
+
+from ..pipelines.loading import TESTED_SCHEDULERS
 
 
 SOLVERS = {
@@ -17,6 +21,8 @@ SOLVERS = {
     "dpm++": DPMSolverMultistepScheduler,  # DPM-Solver++, Lu et al. 2022
     "unipc": UniPCMultistepScheduler,  # Zhao et al. 2023
     "euler": EulerDiscreteScheduler,  # Karras et al. 2022, algorithm 2 without churn
+    "heun": HeunDiscreteScheduler,  # the same paper, algorithm 1: two evaluations a step
+    "kdpm2": KDPM2DiscreteScheduler,  # DPM-Solver-2 with the times of that paper: two evaluations a step
     "ddpm": DDPMScheduler,  # Ho et al. 2020
 }
 
@@ -38,6 +44,9 @@ def with_solver(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     own = type(pipe.scheduler)
     is_ddim = "eta" in inspect.signature(own.step).parameters
     scheduler_class = own if name == "ddim" and is_ddim else SOLVERS[name]
-    other = type(pipe)(pipe.unet, scheduler_class.from_config(pipe.scheduler.config))
+    # The times that one solver needs are not those of another.
+    config = {key: value for key, value in pipe.scheduler.config.items() if key != "use_karras_sigmas"}
+    settings = TESTED_SCHEDULERS.get(scheduler_class.__name__, {})
+    other = type(pipe)(pipe.unet, scheduler_class.from_config(config, **settings))
     other.set_progress_bar_config(disable=True)
     return other
