@@ -40,7 +40,7 @@ def pixels(image) -> torch.Tensor:
     image = image[None] if image.ndim == 3 else image
     image = image / 255 if image.dtype == torch.uint8 else image
     if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
-        raise ValueError(f"`images` hold {image.dtype} numbers, not all finite and in [0, 1]: give uint8 or fractions.")
+        raise ValueError(f"`images` hold {image.dtype} numbers not all finite and in [0, 1]: give uint8 or fractions.")
     return image.float()
 
 

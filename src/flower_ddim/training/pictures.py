@@ -17,9 +17,6 @@ from .config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-# What the configuration of a network has from the pictures.
-STATISTICS = ("image_mean", "image_std")
-
 
 @dataclass
 class Pictures:
@@ -82,17 +79,6 @@ def pictures_of_training(folder: str | Path) -> tuple[ImageArray, ImageArray, in
         raise ValueError(f"The training of {folder} kept no pictures for validation: give `--data` others.")
     train, validation = _divide(config)
     return _decode(train, config), _decode(validation, config), config.resolution
-
-
-def say_change(before: int | None, now: int | None) -> str:
-    """Says that the pictures, whose statistics differ, are others than an earlier run's.
-
-    Args:
-        before, now: how many pictures that run trained on, and how many this one does; `None` where they are streamed.
-    """
-    if before != now:
-        return f"the pictures changed: {before or 'streamed'}, now {now or 'streamed'}"
-    return f"the pictures changed: {now or 'streamed'} as before, but others, or cut in another way"
 
 
 def _open_splits(config: TrainingConfig) -> dict[str, Dataset | IterableDataset]:
