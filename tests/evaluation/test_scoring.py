@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.evaluation.features import load_extractor
-from flower_ddim.evaluation.metrics import Reference
-from flower_ddim.evaluation.reports import fewest_steps, steps_table
+from flower_ddim.evaluation.metrics import Reference, compare
+from flower_ddim.evaluation.reports import fewest_steps, score_table, steps_table
 from flower_ddim.evaluation.scoring import (
     ScoredModel,
     make_reference,
@@ -68,6 +68,15 @@ def test_a_score_says_what_it_was_made_with(score, model, reference, tiny_extrac
     assert expected.items() <= score.items()
     assert score["reference"] == {"name": reference.source, "num_images": 128}
     assert score["seconds"] > 0 and score["kid"]["mean"] > 0  # random weights paint no flowers
+
+
+def test_few_pictures_are_warned_of_in_record_and_table(score, model, reference, caplog):
+    warning = "22 generated and 128 real pictures are few: below 100 of each, Fréchet distance, precision and recall say little."
+    assert score["warning"] == warning and f"**{warning}**" in score_table(score)
+    enough = compare(reference.features[:110], reference, kid_subset_size=20)
+    assert "warning" not in enough and "**" not in score_table(enough)
+    ScoredModel(model, reference, **SMALL).score(num_inference_steps=1)
+    assert caplog.messages == [warning]
 
 
 def test_the_division_into_batches_changes_nothing(score, model, reference):

@@ -14,6 +14,7 @@ from ..storage.files import write_bytes
 
 
 KID_SUBSET_SIZE = 400
+FEW_PICTURES = 100
 
 _DISTANCES_AT_A_TIME = 512  # rows of a matrix of distances, so that many pictures fit into memory
 
@@ -82,10 +83,12 @@ def compare(
         kid_subset_size: see [`kernel_distance`].
 
     Returns:
-        `feature_extractor`, `reference`, `num_images`, `kid`, `frechet_distance`, `precision` and `recall`, ready for JSON.
+        `feature_extractor`, `reference`, `num_images`, `kid`, `frechet_distance`, `precision` and `recall`, ready for JSON; of few
+        pictures also a `warning`, see [`few_pictures`].
     """
     check_possible(len(generated), len(reference.features), kid_subset_size)
     precision, recall = precision_recall(generated, reference.features)
+    warning = few_pictures(len(generated), len(reference.features))
     return {
         "feature_extractor": reference.extractor,
         "reference": {"name": reference.source, "num_images": len(reference.features)},
@@ -94,7 +97,17 @@ def compare(
         "frechet_distance": frechet_distance(generated, reference.features),
         "precision": precision,
         "recall": recall,
-    }
+    } | ({"warning": warning} if warning else {})
+
+
+def few_pictures(num_generated: int, num_real: int) -> str | None:
+    """A sentence to stand beside scores of fewer than [`FEW_PICTURES`] pictures of a kind; `None` for enough of both."""
+    if min(num_generated, num_real) >= FEW_PICTURES:
+        return None
+    return (
+        f"{num_generated:,} generated and {num_real:,} real pictures are few: below {FEW_PICTURES} of each, Fréchet distance, "
+        "precision and recall say little."
+    )
 
 
 def check_possible(num_generated: int, num_real: int, needed: int):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from .metrics import few_pictures
+
 
 def score_table(score: dict) -> str:
     """Writes a score, see [`compare`], with everything that it depends on."""
@@ -18,7 +20,8 @@ def score_table(score: dict) -> str:
         + f", against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
         f"{score['feature_extractor']}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
     )
-    return f"{_table(['score', 'value'], rows)}\n{how}\n"
+    few = few_pictures(score["num_images"], reference["num_images"])
+    return f"{_table(['score', 'value'], rows)}\n{how}\n" + (f"\n**{few}**\n" if few else "")
 
 
 def steps_table(result: dict) -> str:

@@ -1,5 +1,6 @@
 """Scores a model: generates images, computes their features, and compares these with those of real pictures."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import generate_numbers, load_with_checksum
 from ..sampling.solvers import with_solver
 from .features import FeatureExtractor, load_extractor
-from .metrics import KID_SUBSET_SIZE, Reference, check_possible, compare, kernel_distance
+from .metrics import KID_SUBSET_SIZE, Reference, check_possible, compare, few_pictures, kernel_distance
 
+
+logger = logging.getLogger(__name__)
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 FEW_STEP_SOLVERS = ("ddim", "dpm++", "unipc")
@@ -79,6 +82,8 @@ def score_folder(folder: str, reference: Reference, kid_subset_size: int = KID_S
     """Scores the pictures of a folder, cropped and resized to the size of the reference, see [`compare`]."""
     images = real_images(folder, "train", reference.resolution)
     check_possible(len(images), len(reference.features), kid_subset_size)
+    if warning := few_pictures(len(images), len(reference.features)):
+        logger.warning(warning)
     features = real_features(images, load_extractor(reference.extractor))
     return {"images": _name(folder), **compare(features, reference, kid_subset_size)}
 
@@ -131,6 +136,9 @@ class ScoredModel:
 
     def score(self, num_inference_steps: int = 20, solver: str = "ddim") -> dict:
         """Computes all scores, see [`compare`], and says how it made the images. `solver` is one of [`SOLVERS`]."""
+        warning = few_pictures(self.num_images, len(self.reference.features))
+        if warning and self.accelerator.is_main_process:
+            logger.warning(warning)
         pipe = with_solver(self.pipe, solver)
         start = time.perf_counter()
         features = self._features(pipe, num_inference_steps)
