@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
+import torch
 from diffusers import DiffusionPipeline
 
 from ..sampling.solvers import SOLVERS
@@ -153,5 +154,6 @@ LAUNCH = {
 
 
 def serve_folder(folder: str | Path):
-    """Serves the page for a folder of a pipeline and its code. The `app.py` of a Space calls this."""
-    build_page(DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)).launch(**LAUNCH)
+    """Serves the page for a folder of a pipeline and its code, on a GPU if there is one. The `app.py` of a Space calls this."""
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    build_page(pipe.to("cuda" if torch.cuda.is_available() else "cpu")).launch(**LAUNCH)
