@@ -191,13 +191,15 @@ class Handler(BaseHTTPRequestHandler):
         files = dict(repository.files)
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit") not in (None, commit):
+                return self.error(412)
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
         repository.commit(files)
         url = f"{self.server.url}/{name}/commit/{repository.head}"
-        self.answer({"success": True, "commitOid": repository.head, "commitUrl": url, "hookOutput": ""})
+        return self.answer({"success": True, "commitOid": repository.head, "commitUrl": url, "hookOutput": ""})
 
     def answer_info(self, body, kind, name, repository, commit):
         siblings = [{"rfilename": path} for path in repository.commits[commit]]

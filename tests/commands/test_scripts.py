@@ -52,3 +52,29 @@ def test_generate_explains_bad_input(run_script, tmp_path):
         completed = run_script("generate.py", *arguments, "--output", tmp_path / "no.png", expect_success=False)
         assert completed.returncode == 1 and message in completed.stderr and "Traceback" not in completed.stderr
     assert not (tmp_path / "no.png").exists()
+
+
+def test_outputs_may_lie_in_folders_that_are_yet_to_be_made(run_script, tmp_path):
+    FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(tmp_path / "model")
+    options = ["--model", tmp_path / "model", "--num_inference_steps", 1]
+    run_script("generate.py", *options, "--num_images", 1, "--output", tmp_path / "missing" / "grid.png")
+    assert Image.open(tmp_path / "missing" / "grid.png").size == (192, 192)
+    options += ["--num_anchors", 2, "--num_images", 2, "--size", 16]
+    run_script("interpolate.py", *options, "--output", tmp_path / "absent" / "loop.gif")
+    assert Image.open(tmp_path / "absent" / "loop.gif").n_frames > 1
+    assert [path.name for path in (tmp_path / "absent").iterdir()] == ["loop.gif"]
+
+
+@pytest.mark.parametrize("script, name", [("generate", "a.png"), ("interpolate", "a.gif"), ("model_card", "a.md")])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(run_script, tmp_path, script, name):
+    (tmp_path / "file").write_text("in the way")
+    # The model comes later: there is none.
+    model = [tmp_path / "no-model"] if script == "model_card" else ["--model", tmp_path / "no-model"]
+    completed = run_script(f"{script}.py", *model, "--output", tmp_path / "file" / name, expect_success=False)
+    assert completed.returncode == 1 and "Traceback" not in completed.stderr
+    assert f"{tmp_path / 'file' / name} cannot be written: {tmp_path / 'file'}" in completed.stderr.splitlines()[-1]
+
+
+def test_a_format_that_can_only_be_read_is_refused(run_script, tmp_path):
+    completed = run_script("generate.py", "--output", tmp_path / "grid.psd", expect_success=False)
+    assert completed.returncode == 1 and "grid.psd can hold no picture" in completed.stderr.splitlines()[-1]

@@ -10,7 +10,8 @@ from conftest import ROOT, make_unet
 from huggingface_hub import ModelCard
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
-from flower_ddim.hub.model_card import FLOWERS, ModelRecords, render_model_card, write_model_card
+from flower_ddim.hub.model_card import FLOWERS, render_model_card, write_model_card
+from flower_ddim.hub.records import ModelRecords
 from flower_ddim.hub.upload import prepare_upload
 from flower_ddim.storage.checksums import network_weights, weights_checksum
 
@@ -57,6 +58,10 @@ def folder(tmp_path_factory):
     return folder
 
 
+def read(folder, records=None):
+    return ModelRecords.read(FlowerDDIMPipeline.from_pretrained(folder), records or folder)
+
+
 def test_the_shipped_card_is_up_to_date(run_script, tmp_path):
     run_script("model_card.py", "--output", tmp_path / "card.md")
     remedy = "model_card.md is out of date: render it with `python scripts/model_card.py`"
@@ -68,9 +73,8 @@ def test_the_shipped_card_is_up_to_date(run_script, tmp_path):
 
 
 def test_metadata_and_tables_hold_the_measured_numbers(folder):
-    card = render_model_card(
-        ModelRecords.read(folder, folder), "my-flowers", "me/my-flowers", FLOWERS, license="cc0-1.0"
-    )
+    text = render_model_card(read(folder), "my-flowers", "me/my-flowers", dataset=FLOWERS, license="cc0-1.0")
+    card = ModelCard(text)
     data = card.data.to_dict()
     assert data["library_name"] == "diffusers" and data["pipeline_tag"] == "unconditional-image-generation"
     assert data["license"] == "cc0-1.0" and data["datasets"] == [FLOWERS] and "flowers" in data["tags"]
@@ -108,7 +112,7 @@ def test_scores_of_other_weights_are_left_out(folder, tmp_path, caplog):
     records = shutil.copytree(folder, tmp_path / "trained-further")
     for checksum, expected in ((weights_checksum(network_weights(folder)), True), ("of what it was before", False)):
         (records / "metrics.json").write_text(json.dumps(EVALUATION | {"weights": checksum}))
-        assert (ModelRecords.read(folder, records).evaluation is not None) is expected
+        assert (read(folder, records).evaluation is not None) is expected
     assert "score the model again" in caplog.text
 
 
@@ -137,7 +141,7 @@ def test_what_is_known_of_a_folder_is_not_told_of_another_network(folder, tmp_pa
 
 def test_what_is_not_known_is_said_not_to_be(folder, tmp_path):
     bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.md", "training*", "metrics*"))
-    card = render_model_card(ModelRecords.read(bare, bare), "x", "me/x")
+    card = ModelCard(render_model_card(read(bare), "x", "me/x"))
     assert "have not been evaluated" in card.text and "no record of the training" in card.text
     assert "model-index" not in card.data.to_dict() and "datasets" not in card.data.to_dict()
     assert "Data: a folder of pictures" in card.text and "flowers in" not in card.text and "Oxford" not in card.text
@@ -153,3 +157,50 @@ def test_a_written_card_has_its_pictures(folder, tmp_path):
     assert card.data.model_name == "my-flowers"
     for name in ("samples.png", "steps.png", "interpolation.png"):
         assert f"]({name})" in card.text and (tmp_path / name).stat().st_size > 1000
+
+
+def test_records_of_the_training_are_used_only_for_the_weights_that_they_are_of(folder, tmp_path, caplog):
+    records = shutil.copytree(folder, tmp_path / "out")
+    state = {"weights": weights_checksum(network_weights(folder)), "step": 15, "images_seen": 970}
+    (records / "training_state.json").write_text(json.dumps(state))
+    fitting = read(folder, records)
+    assert [line["step"] for line in fitting.log] == list(range(1, 16)) and not caplog.records
+    card = render_model_card(fitting, "x", "me/x")
+    assert "15 optimizer steps on 970 pictures" in card and "Training loss over steps 15 to 15" in card
+    assert "validation pictures" not in card  # which were measured later
+
+    (records / "training_state.json").write_text(json.dumps(state | {"weights": "of another step"}))
+    other = read(folder, records)
+    assert other.training is None and other.log == [] and other.evaluation is not None
+    assert "no record of the training" in render_model_card(other, "x", "me/x")
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        f"What training.yaml and metrics.jsonl in {records} say is left out: they are of other weights"
+    )
+    (records / "training_state.json").write_text('{"weights"')
+    with pytest.raises(ValueError, match="training_state.json is damaged"):
+        read(folder, records)
+
+
+def test_the_card_of_a_stranger_shows_pictures_of_its_own_model(folder, run_script, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "samples.png").write_bytes(b"somebody's own")
+    run_script("model_card.py", folder, "--output", tmp_path / "there" / "card.md")
+    card = (tmp_path / "there" / "card.md").read_text()
+    for name in ("card-samples.png", "card-steps.png", "card-interpolation.png"):
+        assert f"]({name})" in card and (tmp_path / "there" / name).stat().st_size > 1000
+    assert (tmp_path / "there" / "samples.png").read_bytes() == b"somebody's own"
+    assert "docs/" not in card and "comes with the package" not in card and "hf_hub_download" not in card
+    assert f'FlowerDDIMPipeline.from_pretrained("{folder.name}")' in card
+
+    run_script("model_card.py", folder, "--no_images", "--output", tmp_path / "bare" / "card.md")
+    assert [path.name for path in (tmp_path / "bare").iterdir()] == ["card.md"]
+    assert "![" not in (tmp_path / "bare" / "card.md").read_text()
+
+
+def test_scores_of_few_pictures_are_said_to_be_of_few(folder, tmp_path):
+    few = EVALUATION | {"num_images": 30, "precision": 0.0}
+    for evaluation, expected in ((EVALUATION, False), (few, True)):
+        (tmp_path / "metrics.json").write_text(json.dumps(evaluation))
+        card = render_model_card(read(folder, tmp_path), "x", "me/x")
+        assert ("**30 generated and 819 real pictures are few" in card) is expected

@@ -217,7 +217,7 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
         "me/create-401": ({"create": 401, "info": 401}, "(401): log in"),
         "me/create-500": ({"create": 500}, "the Hub answered 500"),
     }
-    before = {"README.md": b"the revision before"}
+    before = {"model_index.json": b"the revision before"}
     for name, (faults, _) in cases.items():
         server.add("model", name, before)
         server.faults[name] = faults
@@ -233,6 +233,92 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
     completed = run_python(PUSH, folder, "me/commit-500", "no name!", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
     assert sorted(server.model("me/commit-500").files) == UPLOADED, completed.stdout + completed.stderr
     assert completed.stdout.splitlines()[-1].startswith("ValueError: The repository no name! cannot be used: ")
+
+
+PUSH_AGAIN = """
+import json, sys
+from flower_ddim import FlowerDDIMPipeline
+
+pipe = FlowerDDIMPipeline.from_pretrained(sys.argv[1])
+for word in sys.argv[2:]:  # a name, or options as JSON
+    repo_id, options = ("me/flowers", json.loads(word)) if word.startswith("{") else (word, {})
+    try:
+        print(pipe.push_to_hub(repo_id, **options))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+LEFT_BLANK = {
+    "me/only-a-licence": b"---\nlicense: mit\n---\n",
+    "me/empty": b"",
+    "me/without": None,
+}
+
+
+def test_a_card_that_was_edited_on_the_hub_is_not_overwritten(server, folder, tmp_path):
+    for name, card in LEFT_BLANK.items():
+        server.add("model", name, {} if card is None else {"README.md": card})
+    server.add("model", "me/of-other-origin", {"README.md": b"# My flowers\n"})
+    names = ["me/flowers", "me/flowers", *LEFT_BLANK, "me/of-other-origin"]
+    hub = {"home": tmp_path, "hub": server.url, "HF_TOKEN": TOKEN}
+    *pushed, refused = run_python(PUSH_AGAIN, folder, *names, **hub).stdout.splitlines()
+    assert len(pushed) == 5 and all(line.startswith(server.url) for line in pushed), pushed
+    assert all(sorted(server.model(name).files) == UPLOADED for name in names[:-1])
+    assert refused.startswith(
+        "ValueError: The card of me/of-other-origin was edited on the Hub, so nothing was uploaded"
+    )
+    assert "`--keep_card`" in refused and "`overwrite_card=True`" in refused
+    assert server.model("me/of-other-origin").files == {"README.md": b"# My flowers\n"}
+
+    flowers = server.model("me/flowers")
+    edited = flowers.files | {"README.md": flowers.files["README.md"].replace(b"# flowers", b"# Our flowers")}
+    flowers.commit(edited | {"samples.png": b"a better picture", "model_index.json": b"{}"})
+    before = flowers.head
+    both = json.dumps({"keep_card": True, "overwrite_card": True})
+    pickled = json.dumps({"safe_serialization": False})
+    lines = run_python(PUSH_AGAIN, folder, "me/flowers", both, pickled, json.dumps({"keep_card": True}), **hub)
+    lines = lines.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["ValueError"] * 3 + ["http"]
+    assert "choose one" in lines[1] and "pickles" in lines[2] and list(flowers.commits)[-2] == before
+    assert flowers.files["README.md"] == edited["README.md"] and flowers.files["samples.png"] == b"a better picture"
+    assert flowers.files["model_index.json"] == (folder / "model_index.json").read_bytes()
+
+    completed = run_script("push_to_hub.py", folder, "me/flowers", hub=server.url, home=tmp_path)
+    assert completed.returncode == 1 and "was edited on the Hub" in completed.stderr.splitlines()[-1]
+    completed = run_script("push_to_hub.py", folder, "me/flowers", "--overwrite_card", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert b"# flowers\n" in flowers.files["README.md"] and len(flowers.files["samples.png"]) > 1000
+
+
+UPLOAD_LATE = """
+import sys
+from flower_ddim.hub.upload import upload_folder
+
+print(upload_folder(sys.argv[1], "me/flowers", None, overwrite_card=True, parent_commit="0" * 40))
+"""
+
+
+def test_an_edit_between_check_and_upload_is_noticed(server, folder, tmp_path):
+    server.add("model", "me/flowers", {"README.md": b"# My flowers\n"})
+    completed = run_python(UPLOAD_LATE, folder, home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    assert "(412): somebody has changed the repository meanwhile, so try again." in completed.stderr.splitlines()[-1]
+    assert server.model("me/flowers").files == {"README.md": b"# My flowers\n"}
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["with the package", "without it"])
+def test_a_variant_is_verified_and_loaded_as_one(server, folder, tmp_path, installed):
+    variant = tmp_path / "variant"
+    FlowerDDIMPipeline.from_pretrained(folder, dtype=torch.float16).save_pretrained(variant, variant="fp16")
+    completed = run_script("push_to_hub.py", variant, "me/flowers", "--variant", "fp16", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    weights = "unet/diffusion_pytorch_model.fp16.safetensors"
+    expected = [name for name in UPLOADED if not name.endswith(".safetensors")] + [weights]
+    assert sorted(server.model("me/flowers").files) == sorted(expected)
+    assert server.model("me/flowers").files[weights] == (variant / weights).read_bytes()
+    card = server.model("me/flowers").files["README.md"].decode()
+    code = card.split("```python\n")[1 if installed else 2].split("```")[0].replace("batch_size=16", "batch_size=1")
+    assert 'variant="fp16"' in code
+    completed = run_python(code, home=tmp_path, installed=installed, hub=server.url, HF_TOKEN=TOKEN)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_training_pushes_the_pipeline_and_nothing_else(server, tmp_path):
@@ -325,3 +411,17 @@ def test_a_space_holds_the_page_the_model_and_its_requirements(server, folder, t
     names = {re.match(r"\w+", line)[0] for line in requirements}
     assert names == {"torch", "diffusers", "accelerate", "safetensors", "numpy", "Pillow", "gradio"}
     assert b"flower_ddim" not in space.files["app.py"]
+    assert b"cuda.is_available()" in space.files["app.py"]
+
+
+def test_the_card_of_a_space_is_not_overwritten_either(server, folder, tmp_path):
+    server.add("space", "me/play", {"README.md": b"---\nsdk: gradio\n---\n# Come and play\n"})
+    before = server.repositories["space", "me/play"].files
+    push = ("push_to_hub.py", folder, "me/play", "--space")
+    completed = run_script(*push, hub=server.url, home=tmp_path)
+    assert completed.returncode == 1 and "The card of me/play was edited" in completed.stderr.splitlines()[-1]
+    assert server.repositories["space", "me/play"].files == before
+    completed = run_script(*push, "--keep_card", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0 and "README.md" not in completed.stdout, completed.stderr
+    after = server.repositories["space", "me/play"].files
+    assert after["README.md"] == before["README.md"] and "app.py" in after

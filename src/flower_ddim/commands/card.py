@@ -2,34 +2,57 @@
 
 from pathlib import Path
 
-from .. import PRETRAINED
+from .. import PRETRAINED, FlowerDDIMPipeline
 from ..entrance import Parser, model_folder
-from ..hub.model_card import IMAGES, ModelRecords, render_model_card
-from ..storage.files import write_text
+from ..hub.card_images import IMAGES, write_card_images
+from ..hub.model_card import ModelRecords, render_model_card
+from ..storage.files import check_output, write_text
+
+
+SHIPPED_IMAGES = ("docs/flowers.webp", "docs/figures/steps.webp", "docs/figures/interpolation.webp")
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):
+    args = _parse(arguments, prog)
+    check_output(args.output)
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir)
+    folder, output = Path(args.model_dir).resolve(), Path(args.output)
+    shipped = folder == Path(PRETRAINED).resolve() and args.repo_id is None
+    if args.no_images:
+        images = {}
+    elif args.images or shipped:
+        images = dict(zip(IMAGES, args.images or SHIPPED_IMAGES, strict=True))
+    else:
+        images = write_card_images(pipe, output.parent, prefix=f"{output.stem}-")
+    card = render_model_card(
+        ModelRecords.read(pipe, folder),
+        name=folder.name,
+        repo_id=args.repo_id,
+        shipped=shipped,
+        dataset=args.dataset_name,
+        license=args.license,
+        images=images,
+    )
+    write_text(output, card)
+    print(output)
+
+
+def _parse(arguments, prog):
     parser = Parser(prog=prog, description=__doc__)
     help = "folder of a pipeline and of its records, or name of a shipped model"
     parser.add_argument("model_dir", nargs="?", type=model_folder, default=PRETRAINED, help=help)
     parser.add_argument("--output", default="model_card.md", help="file of the card")
-    parser.add_argument(
-        "--repo_id", help="where it is on the Hub; without, it is the model that comes with the package"
-    )
+    parser.add_argument("--repo_id", help="where it is on the Hub, if it is")
     parser.add_argument(
         "--dataset_name", help="data set on the Hub that it was trained on, if its records do not say it"
     )
     parser.add_argument("--license", help="licence of the weights, if its records do not say it")
-    images = ["docs/flowers.webp", "docs/figures/steps.webp", "docs/figures/interpolation.webp"]
-    parser.add_argument("--images", nargs=3, default=images, metavar=tuple(IMAGES), help="pictures that it shows")
-    args = parser.parse_args(arguments)
-    card = render_model_card(
-        ModelRecords.read(args.model_dir, args.model_dir),
-        name=Path(args.model_dir).resolve().name,
-        repo_id=args.repo_id,
-        dataset=args.dataset_name,
-        license=args.license,
-        images=dict(zip(IMAGES, args.images, strict=True)),
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--images",
+        nargs=3,
+        metavar=tuple(IMAGES),
+        help="pictures that it shows; without, a model generates its own beside the card, but for the shipped one",
     )
-    write_text(args.output, f"{card}\n")
-    print(args.output)
+    shown.add_argument("--no_images", action="store_true", help="show no pictures")
+    return parser.parse_args(arguments)

@@ -1,7 +1,8 @@
 """Uploads a model to the Hub, with its card, or as a Space to play with."""
 
 import tempfile
-from pathlib import Path
+
+import torch
 
 from .. import FlowerDDIMPipeline
 from ..entrance import Parser, model_folder
@@ -10,7 +11,22 @@ from ..hub.upload import prepare_upload, push_pipeline, upload_folder
 from ..storage.hub_client import create_repository
 
 
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}  # of variants, by their usual names
+
+
 def main(arguments: list[str] | None = None, prog: str | None = None):
+    args = _parse(arguments, prog)
+    dtype = PRECISIONS.get(args.variant, torch.float32)  # that of the files, so that they stay as small
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir, variant=args.variant, dtype=dtype)
+    if args.dry_run or args.space:
+        with tempfile.TemporaryDirectory() as folder:
+            _push_from(folder, pipe, args)
+    else:
+        choice = {"keep_card": args.keep_card, "overwrite_card": args.overwrite_card}
+        print(push_pipeline(pipe, args.repo_id, private=args.private or None, **choice, **_model_options(args)))
+
+
+def _parse(arguments, prog):
     parser = Parser(prog=prog, description=__doc__)
     help = "folder of a pipeline, of which nothing but the pipeline is uploaded, or name of a shipped model"
     parser.add_argument("model_dir", type=model_folder, help=help)
@@ -18,17 +34,19 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry_run", action="store_true", help="check and show what would be uploaded, and stop")
     parser.add_argument("--space", action="store_true", help="upload a Space with the page of `app` instead")
+    parser.add_argument("--variant", help="variant of the weights to load and upload, such as fp16")
     parser.add_argument("--dataset_name", help="data set on the Hub that it was trained on, for the card")
     parser.add_argument("--license", help="licence of the weights, for the card: an identifier such as cc-by-4.0")
-    args = parser.parse_args(arguments)
+    edited = parser.add_mutually_exclusive_group()
+    edited.add_argument("--keep_card", action="store_true", help="upload all but the card and its pictures")
+    edited.add_argument("--overwrite_card", action="store_true", help="overwrite a card that was edited on the Hub")
+    return parser.parse_args(arguments)
 
-    pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir)
-    if args.dry_run or args.space:
-        with tempfile.TemporaryDirectory() as folder:
-            _push_from(folder, pipe, args)
-    else:
-        card = {"dataset": args.dataset_name, "license": args.license, "records": args.model_dir}
-        print(push_pipeline(pipe, args.repo_id, private=args.private or None, **card))
+
+def _model_options(args) -> dict:
+    """What a model is uploaded with, and its card tells."""
+    card = {"dataset": args.dataset_name, "license": args.license, "records": args.model_dir}
+    return {"variant": args.variant, **card}
 
 
 def _push_from(folder, pipe, args):
@@ -36,12 +54,15 @@ def _push_from(folder, pipe, args):
     if args.space:
         files = write_space(pipe, folder, title=args.repo_id.rpartition("/")[2])
     else:
-        files = prepare_upload(pipe, folder, args.repo_id, args.dataset_name, args.license, records=args.model_dir)
+        files = prepare_upload(pipe, folder, args.repo_id, keep_card=args.keep_card, **_model_options(args))
     for file in files:
-        print(f"{file.stat().st_size:>12,} {Path(file).relative_to(folder)}")
+        name = file.relative_to(folder)
+        if not (args.keep_card and str(name) == "README.md"):
+            print(f"{file.stat().st_size:>12,} {name}")
     kind = "space" if args.space else "model"
     if args.dry_run:
         print(f"Nothing was uploaded to the {'private ' if args.private else ''}{kind} {args.repo_id}.")
         return
     repo_id = create_repository(args.repo_id, private=args.private or None, repo_type=kind)
-    print(upload_folder(folder, repo_id, token=None, repo_type=kind, commit_message="Upload space"))
+    choice = {"keep_card": args.keep_card, "overwrite_card": args.overwrite_card}
+    print(upload_folder(folder, repo_id, token=None, repo_type=kind, commit_message="Upload space", **choice))

@@ -1,95 +1,47 @@
 """The model card of a pipeline folder: every number in it is read from a file that training or evaluation has written."""
 
 import json
-import logging
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 
-import yaml
-from diffusers.utils import make_image_grid
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.metrics import few_pictures
 from ..pipelines.portable import PortablePipeline
-from ..sampling.generate import COMPARED_STEPS, noise_of_seeds
-from ..storage.checksums import network_weights, weights_checksum
-from ..storage.files import read_metrics
+from ..storage.files import write_text
+from ..storage.hub_cards import marked
 from ..training.config import card_options
+from .card_images import write_card_images
+from .records import ModelRecords
 
-
-logger = logging.getLogger(__name__)
 
 FLOWERS = "huggan/flowers-102-categories"
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-IMAGES = {"samples": "samples.png", "steps": "steps.png", "interpolation": "interpolation.png"}
 BOOK_IMAGES = 50 * 511 * 64  # epochs, steps of an epoch and batch of the book's recipe on the training split
 TARGETS = {"epsilon": "the noise", "sample": "the picture", "v_prediction": "the velocity"}
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # kept with the weights, but not trained
-
-
-@dataclass
-class ModelRecords:
-    """What is known of a model: the folder of the pipeline, and beside `model_index.json` what was written about it.
-
-    `training.yaml` and `metrics.jsonl` are the trainer's, `metrics.json` is the evaluation's of the same weights, and
-    `notes.md` is whatever its makers have to say; any of these may be missing.
-    """
-
-    unet: dict
-    scheduler: dict
-    parameters: int
-    training: dict | None
-    log: list[dict]
-    evaluation: dict | None
-    notes: str | None
-
-    @classmethod
-    def read(cls, pipeline: str | Path, records: str | Path | None) -> "ModelRecords":
-        """Reads the pipeline's configuration in one folder, and what was written about it in that or another one.
-
-        Raises:
-            OSError: if a file of the pipeline is missing.
-            ValueError: if a file is damaged.
-        """
-        pipeline, records = Path(pipeline), Path(records or pipeline)
-
-        def optional(name: str) -> str | None:
-            file = records / name
-            return file.read_text(encoding="utf-8") if file.is_file() else None
-
-        weights = network_weights(pipeline)
-        evaluation = json.loads(optional("metrics.json") or "null")
-        # Only the scores of a model, not of a folder of pictures, say of which weights they are.
-        if evaluation and "weights" in evaluation and evaluation["weights"] != weights_checksum(weights):
-            logger.warning(f"{records / 'metrics.json'} is of other weights and left out: score the model again.")
-            evaluation = None
-        return cls(
-            unet=json.loads((pipeline / "unet" / "config.json").read_text()),
-            scheduler=json.loads((pipeline / "scheduler" / "scheduler_config.json").read_text()),
-            parameters=sum(tensor.numel() for name, tensor in weights.items() if not name.endswith(STATISTICS)),
-            training=yaml.safe_load(optional("training.yaml") or "null"),
-            log=read_metrics(records / "metrics.jsonl") if (records / "metrics.jsonl").is_file() else [],
-            evaluation=evaluation,
-            notes=optional("notes.md"),
-        )
 
 
 def render_model_card(
     records: ModelRecords,
     name: str,
     repo_id: str | None = None,
+    shipped: bool = False,
     dataset: str | None = None,
     license: str | None = None,
-    images: dict[str, str] = IMAGES,
-) -> ModelCard:
-    """Fills the template in.
+    images: Mapping[str, str] = {},
+    variant: str | None = None,
+) -> str:
+    """Fills the template in; returns the text of the card, with its checksum unless it is that of a shipped model.
 
     Args:
-        name: of the model.
-        repo_id: where it will be on the Hub; `None` is the model that comes with the package.
+        name: of the model, or of its folder if it is not on the Hub.
+        repo_id: where it will be on the Hub, if it will.
+        shipped: whether it comes with the package.
         dataset: the data set on the Hub that it was trained on, where the trainer was given a folder of its pictures.
         license: identifier of the licence of the weights, such as `"cc-by-4.0"`; by default what `training.yaml` says, if it does.
-        images: addresses of the three pictures, relative to the card.
+        images: addresses of the three pictures by [`IMAGES`], relative to the card; it shows either all or none.
+        variant: what its weights are loaded by, such as `"fp16"`.
     """
     training = records.training or {}
     options = training.get("options", {})
@@ -105,12 +57,14 @@ def render_model_card(
         tags=["diffusers", "ddim", *(["flowers"] if dataset == FLOWERS else [])],
         eval_results=_eval_results(records.evaluation, dataset),
     )
-    return ModelCard.from_template(
+    card = ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
         name=name,
-        repo_id=repo_id,
-        shipped=repo_id is None,
+        address=repo_id or name,
+        on_hub=repo_id is not None,
+        shipped=shipped,
+        load_options=f', variant="{variant}"' if variant else "",
         dataset=dataset,
         is_flowers=dataset == FLOWERS,
         license=license,
@@ -128,6 +82,7 @@ def render_model_card(
         recall=round(records.evaluation["recall"], 2) if records.evaluation else None,
         notes=(records.notes or "").strip(),
     )
+    return f"{card}\n" if shipped else marked(str(card))
 
 
 def write_model_card(pipe: PortablePipeline, folder: str | Path, records: str | Path | None = None, **render_options):
@@ -135,34 +90,16 @@ def write_model_card(pipe: PortablePipeline, folder: str | Path, records: str | 
 
     Args:
         pipe: the pipeline that is in the folder; the pictures are generated with it.
-        records: folder with what training and evaluation have written, if that is another one.
+        records: folder with what training and evaluation have written, if there is any.
         render_options: see [`render_model_card`].
     """
-    quiet = type(pipe)(pipe.unet, pipe.scheduler)
-    quiet.set_progress_bar_config(disable=True)
-    for name, image in _card_images(quiet).items():
-        image.save(Path(folder) / IMAGES[name])
-    card = render_model_card(ModelRecords.read(folder, records), **render_options)
-    (Path(folder) / "README.md").write_text(f"{card}\n", encoding="utf-8")
-
-
-def _card_images(pipe: PortablePipeline) -> dict:
-    """A grid of samples, the same noise in different numbers of steps, and interpolations."""
-    latents = noise_of_seeds(pipe, range(16))
-    cell = max(96, *pipe.latent_shape[1:])
-    samples = pipe(latents=latents).images
-    columns = [pipe(latents=latents[:4], num_inference_steps=number).images for number in COMPARED_STEPS]
-    by_steps = [image for row in zip(*columns, strict=True) for image in row]
-    strips = [image for i in range(0, 6, 2) for image in pipe.interpolate(*latents[i : i + 2], num_images=11).images]
-    return {
-        "samples": make_image_grid(samples, rows=2, cols=8, resize=cell),
-        "steps": make_image_grid(by_steps, rows=4, cols=len(COMPARED_STEPS), resize=cell),
-        "interpolation": make_image_grid(strips, rows=3, cols=11, resize=cell),
-    }
+    images = write_card_images(pipe, folder)
+    card = render_model_card(ModelRecords.read(pipe, records), images=images, **render_options)
+    write_text(Path(folder) / "README.md", card)
 
 
 def _numbers(values) -> str:
-    return ", ".join(f"{value:.3f}" for value in (values if isinstance(values, list) else [values]))
+    return ", ".join(f"{value:.3f}" for value in (values if isinstance(values, (list, tuple)) else [values]))
 
 
 def _training(records: ModelRecords, dataset: str | None) -> dict | None:
@@ -179,15 +116,14 @@ def _training(records: ModelRecords, dataset: str | None) -> dict | None:
         if value != defaults[name]:
             words.append([f"--{name}", *map(str, value if isinstance(value, list) else [value])])
     command = " \\\n    ".join(["python scripts/train.py", *map(shlex.join, words), "--output_dir OUT"])
-    last = records.log[-1] if records.log else {}
-    images = last.get("images", 0)
+    steps, images = records.steps, records.images
     growth_steps = sum(options.get("growth_steps") or [])
     return {
         "options": [(name, json.dumps(value)) for name, value in shown.items()],
         "command": command,
-        "steps": f"{last['step']:,}" if last else None,
+        "steps": f"{steps:,}" if steps else None,
         "images": f"{images:,}",
-        "pooled": f"{images // last['step'] * growth_steps:,}" if last and growth_steps else None,
+        "pooled": f"{images // steps * growth_steps:,}" if steps and growth_steps else None,
         "share": f"{images / BOOK_IMAGES:.0%}" if dataset == FLOWERS and not continued else None,
         "continued": continued,
         "averaged": options.get("use_ema", True),
@@ -237,6 +173,7 @@ def _protocol(evaluation: dict | None) -> str:
         f"{evaluation['num_images']:,} generated pictures{how} against "
         f"{reference['num_images']:,} of {_reference_name(evaluation)}, in features of `{evaluation['feature_extractor']}`; "
         f"KID over {kid['subsets']} subsets of {kid['subset_size']}."
+        + (f" **{few}**" if (few := few_pictures(evaluation["num_images"], reference["num_images"])) else "")
     )
 
 

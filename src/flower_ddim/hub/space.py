@@ -7,6 +7,8 @@ from huggingface_hub import RepoCard, SpaceCardData
 
 from ..pipelines.inlining import standalone_source
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
+from ..storage.files import write_text
+from ..storage.hub_cards import marked
 
 
 # The dependencies of this package that the exported files import.
@@ -50,7 +52,8 @@ def write_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> lis
     (folder / "app.py").write_text(standalone_source(page) + MAIN, encoding="utf-8")
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
     card = SpaceCardData(title=title, sdk="gradio", sdk_version=gradio_version, app_file="app.py")
-    RepoCard(f"---\n{card.to_yaml()}\n---\n{DESCRIPTION.format(title=title)}").save(folder / "README.md")
+    text = RepoCard(f"---\n{card.to_yaml()}\n---\n{DESCRIPTION.format(title=title)}")
+    write_text(folder / "README.md", marked(str(text)))
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

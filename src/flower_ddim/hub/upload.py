@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.checksums import network_weights, weights_checksum
+from ..storage.hub_cards import check_card
 from ..storage.hub_client import create_repository, explained, first_line
 from .model_card import write_model_card
 
@@ -20,77 +21,98 @@ def push_pipeline(
     private: bool | None = None,
     commit_message: str = "Upload pipeline",
     create_pr: bool = False,
-    dataset: str | None = None,
-    license: str | None = None,
-    records: str | Path | None = None,
+    variant: str | None = None,
+    safe_serialization: bool = True,
+    keep_card: bool = False,
+    overwrite_card: bool = False,
     is_new: bool = True,
+    **card_options,
 ) -> str:
     """Uploads a pipeline, with a model card, in a single commit; returns the commit's address.
 
     Args:
         private: whether a repository that is made for it is private.
         create_pr: whether to propose the commit instead of making it.
-        dataset, license, records: what the card tells, see [`flower_ddim.model_card`]; by default records are looked for where the
-            pipeline was loaded from, unless its weights are others by now.
+        variant: what to save the weights as, and then to load them by, such as `"fp16"`.
+        keep_card: whether to upload all but the card and its pictures.
+        overwrite_card: whether to overwrite also a card that somebody has edited on the Hub.
         is_new: whether the repository may have to be made.
+        card_options: what the card tells, see [`prepare_upload`].
 
     Raises:
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
-        ValueError: if others could not load the pipeline.
+        ValueError: if others could not load the pipeline, or somebody has edited the card.
     """
+    if not safe_serialization:
+        raise ValueError("`safe_serialization=False` would upload pickles, which can run any code: leave it out.")
+    if keep_card and overwrite_card:
+        raise ValueError("`keep_card` and `overwrite_card` contradict each other: choose one.")
     with tempfile.TemporaryDirectory() as folder:
-        _save_verified(pipe, folder)
+        _save_verified(pipe, folder, variant)
         if is_new:  # and not before it is known that there is something to upload
             repo_id = create_repository(repo_id, token, private)
-        _add_card(pipe, folder, repo_id, records, dataset=dataset, license=license)
-        return upload_folder(folder, repo_id, token, commit_message=commit_message, create_pr=create_pr)
+        if not keep_card:
+            _add_card(pipe, folder, repo_id, variant=variant, **card_options)
+        options = {"commit_message": commit_message, "create_pr": create_pr}
+        return upload_folder(folder, repo_id, token, keep_card=keep_card, overwrite_card=overwrite_card, **options)
 
 
 def prepare_upload(
     pipe: FlowerDDIMPipeline,
     folder: str | Path,
     repo_id: str,
-    dataset: str | None = None,
-    license: str | None = None,
-    records: str | Path | None = None,
+    variant: str | None = None,
+    keep_card: bool = False,
+    **card_options,
 ) -> list[Path]:
     """Writes what would be uploaded into an empty folder, and makes sure that it loads; returns the files.
+
+    Args:
+        variant, keep_card: see [`push_pipeline`].
+        card_options: `dataset` and `license`, see [`render_model_card`], and the folder of `records`; by default records are looked
+            for where the pipeline was loaded from, unless its weights are others by now.
 
     Raises:
         ValueError: if what was written does not generate the same image, with the package or without.
     """
-    _save_verified(pipe, folder)
-    _add_card(pipe, folder, repo_id, records, dataset=dataset, license=license)
+    _save_verified(pipe, folder, variant)
+    if not keep_card:
+        _add_card(pipe, folder, repo_id, variant=variant, **card_options)
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
 
-def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path):
-    pipe.save_pretrained(folder)
-    verify_export(folder)
+def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path, variant: str | None):
+    pipe.save_pretrained(folder, variant=variant)
+    verify_export(folder, variant)
 
 
-def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None, **options):
-    if records is None and pipe.name_or_path and _has_weights_of(pipe.name_or_path, folder):
+def _add_card(
+    pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None = None, **options
+):
+    if records is None and pipe.name_or_path and _has_weights_of(pipe, pipe.name_or_path):
         records = pipe.name_or_path
     write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, **options)
 
 
-def _has_weights_of(one: str | Path, other: str | Path) -> bool:
-    """Whether two folders hold pipelines of the same network: what is known of one then holds for the other."""
+def _has_weights_of(pipe: FlowerDDIMPipeline, folder: str | Path) -> bool:
+    """Whether a folder holds a pipeline of the same network: what is known of it then holds for this one."""
     try:
-        return weights_checksum(network_weights(one)) == weights_checksum(network_weights(other))
+        return weights_checksum(network_weights(folder)) == weights_checksum(pipe.unet.state_dict())
     except FileNotFoundError:  # an id on the Hub, or a folder of another form (a variant, several files)
         return False
 
 
-def verify_export(folder: str | Path):
+def verify_export(folder: str | Path, variant: str | None = None):
     """Loads a saved pipeline with the package and, as people without it do, by the code in the folder, and compares an image.
 
     Raises:
         ValueError: if a way fails, or the images differ.
     """
     try:
-        ways = (_load(folder), DiffusionPipeline.from_pretrained(folder, trust_remote_code=True))
+        ways = (
+            FlowerDDIMPipeline.from_pretrained(folder, variant=variant),
+            DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, variant=variant),
+        )
     except Exception as error:
         raise ValueError(f"What was saved of the pipeline cannot be loaded again: {first_line(error)}") from error
     images = []
@@ -102,16 +124,29 @@ def verify_export(folder: str | Path):
         raise ValueError("What was saved of the pipeline generates another image without the package than with it.")
 
 
-def upload_folder(folder: str | Path, repo_id: str, token: str | None, repo_type: str = "model", **options) -> str:
+def upload_folder(
+    folder: str | Path,
+    repo_id: str,
+    token: str | None,
+    repo_type: str = "model",
+    keep_card: bool = False,
+    overwrite_card: bool = False,
+    **options,
+) -> str:
     """Uploads all of a folder in a single commit; returns its address.
+
+    Args:
+        keep_card: whether to leave out the card.
+        overwrite_card: whether to overwrite also a card that somebody has edited on the Hub.
 
     Raises:
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
+        ValueError: if somebody has edited the card.
     """
+    if keep_card:
+        options["ignore_patterns"] = "README.md"
+    elif not overwrite_card:  # and nobody may edit it from now on
+        options["parent_commit"] = check_card(repo_id, token, repo_type)
     with explained(f"Nothing could be uploaded to {repo_id}"):
         commit = HfApi(token=token).upload_folder(folder_path=folder, repo_id=repo_id, repo_type=repo_type, **options)
     return commit.commit_url
-
-
-def _load(folder: str | Path) -> FlowerDDIMPipeline:
-    return FlowerDDIMPipeline.from_pretrained(folder)

@@ -68,6 +68,8 @@ def explain_hub_failure(failure: Exception, what: str) -> OSError:
         return OSError(f"{what} ({status}): check the name, and log in with `hf auth login` if it is private.")
     if status in (401, 403):
         return OSError(f"{what} ({status}): log in with `hf auth login`, or give a token that is allowed to.")
+    if status == 412:
+        return OSError(f"{what} ({status}): somebody has changed the repository meanwhile, so try again.")
     if status == 429 or (status or 0) >= 500:
         return OSError(f"{what}: the Hub answered {status}, so try again later.")
     if status is not None:
