@@ -120,6 +120,8 @@ def test_only_pictures_of_a_bounded_size_are_opened(tmp_path):
     picture = tmp_path / "picture.png"
     photo(1).save(picture)
     assert open_photo(picture).size == (50, 40)
+    photo(1).save(tmp_path / "phone.avif")
+    assert open_photo(tmp_path / "phone.avif").size == (50, 40)
     photo(1).save(tmp_path / "other.eps")  # Pillow reads these with Ghostscript, if that is installed
     with pytest.raises(ValueError, match="is no picture that can be read"):
         open_photo(tmp_path / "other.eps")
