@@ -94,6 +94,8 @@ def decode_images(
             f"{len(problems)} of {len(dataset)} pictures cannot be read and are skipped: {', '.join(problems)}"
         )
         if len(problems) == len(dataset):
-            raise ValueError(f"None of the {len(dataset)} pictures can be read, first {problems[0]}.")
+            raise ValueError(
+                f"None of the {len(dataset)} pictures can be read, first {problems[0]}: save them as JPEG or PNG."
+            )
         decoded = decoded.filter(lambda problem: problem is None, input_columns="problem").flatten_indices()
     return ImageArray(decoded, resolution, cache)

@@ -16,7 +16,7 @@ def open_picture(file) -> Image.Image:
     try:
         return Image.open(file, formats=[name for name in RASTER_FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
-        raise UnidentifiedImageError("it is of no format that is read here: save it as JPEG or PNG") from error
+        raise UnidentifiedImageError("it is of no format that is read here") from error
 
 
 def read_picture(path: str) -> Image.Image:
@@ -30,9 +30,7 @@ def read_picture(path: str) -> Image.Image:
             image.load()
             return image
     except Exception as error:  # Pillow's decoders raise whatever their format suggests
-        raise ValueError(
-            f"{path} cannot be read ({str(error).rstrip('.')}): give a picture, JPEG or PNG for instance."
-        ) from error
+        raise ValueError(f"{path} cannot be read ({str(error).rstrip('.')}): save it as JPEG or PNG.") from error
 
 
 def picture_suffixes() -> set[str]:
