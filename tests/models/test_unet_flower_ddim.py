@@ -1,8 +1,10 @@
+import functools
 import json
 import math
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from conftest import make_unet
 
 from flower_ddim import FlowerUNet2DModel
@@ -165,3 +167,55 @@ def test_pickled_weights_are_not_read_unasked(unet, tmp_path):
     unet.save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(OSError, match="safetensors"):
         FlowerUNet2DModel.from_pretrained(tmp_path)
+
+
+def test_sampling_in_training_mode_is_warned_of(unet, noise, recwarn):
+    """As diffusers' own pipelines would do it."""
+    unet.eval()
+    with torch.no_grad():
+        unet(noise, 5)
+    unet.train()(noise, 5)
+    assert not recwarn.list
+    with (
+        torch.no_grad(),
+        pytest.warns(UserWarning, match="training mode ruins the U-Net's statistics: call `unet.eval"),
+    ):
+        unet(noise, 5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("function", [None, torch.utils.checkpoint.checkpoint])
+def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(noise, training, function):
+    """With diffusers' own way to compute again, and with one that runs without gradients first (`use_reentrant`)."""
+    results = []
+    for checkpointing in (False, True):
+        unet = make_unet(layers_per_block=2).train(training)
+        assert unet._supports_gradient_checkpointing
+        if checkpointing:
+            reentrant = functools.partial(function, use_reentrant=True) if function else None
+            unet.enable_gradient_checkpointing(reentrant)
+        for _ in range(2):  # gradients of two batches add up
+            unet(noise.clone().requires_grad_(), 300).sample.square().mean().backward()
+        results.append((dict(unet.named_buffers()), {name: p.grad for name, p in unet.named_parameters()}))
+        assert unet.is_gradient_checkpointing == checkpointing
+    unet.disable_gradient_checkpointing()
+    assert not unet.is_gradient_checkpointing
+    (buffers, gradients), (same_buffers, same_gradients) = results
+    torch.testing.assert_close(same_buffers, buffers, rtol=0, atol=0)
+    torch.testing.assert_close(same_gradients, gradients, rtol=1e-5, atol=1e-6)  # they may add up in another order
+
+
+def bytes_kept(unet, sample):
+    """Bytes that a forward pass keeps for the gradients, the weights apart."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        unet(sample, 300)
+    weights = {p.data_ptr() for p in unet.parameters()}
+    return sum(t.nbytes for pointer, t in kept.items() if pointer not in weights)
+
+
+def test_gradient_checkpointing_keeps_less(noise):
+    unet = make_unet(layers_per_block=2).train()
+    plain = bytes_kept(unet, noise)
+    unet.enable_gradient_checkpointing()
+    assert bytes_kept(unet, noise) < 0.5 * plain

@@ -1,12 +1,17 @@
 """The building blocks of the U-Net: residual blocks, and the down and up blocks that they make up."""
 
+from functools import partial
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.func import functional_call
 
 
 class ResidualBlock(nn.Module):
     """x ↦ shortcut(x) + conv(swish(conv(norm(x)))), (B, in_channels, H, W) to (B, out_channels, H, W)."""
+
+    gradient_checkpointing = False  # `enable_gradient_checkpointing` sets it, and what then calls a function
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -14,14 +19,21 @@ class ResidualBlock(nn.Module):
         self.norm = nn.BatchNorm2d(in_channels, eps=1e-3, momentum=0.01, affine=False)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        self.conv_shortcut = (
-            nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else nn.Identity()
-        )
+        is_same = in_channels == out_channels
+        self.conv_shortcut = nn.Identity() if is_same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(partial(self._compute, copies={}), hidden_states)
+        return self._compute(hidden_states)
+
+    def _compute(self, hidden_states: torch.Tensor, copies: dict | None = None) -> torch.Tensor:
+        """The formula. Computed again with the same `copies`, a batch changes these and not the running statistics."""
         residual = self.conv_shortcut(hidden_states)
-        hidden_states = F.silu(self.conv1(self.norm(hidden_states)))
-        return residual + self.conv2(hidden_states)
+        normed = functional_call(self.norm, dict(copies), hidden_states) if copies else self.norm(hidden_states)
+        if copies is not None:
+            copies.update((name, buffer.clone()) for name, buffer in self.norm.named_buffers())
+        return residual + self.conv2(F.silu(self.conv1(normed)))
 
 
 class DownBlock(nn.Module):
@@ -29,9 +41,8 @@ class DownBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, num_layers: int):
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(num_layers)
-        )
+        inputs = [in_channels, *[out_channels] * (num_layers - 1)]
+        self.resnets = nn.ModuleList(ResidualBlock(channels, out_channels) for channels in inputs)
 
     def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         for resnet in self.resnets:
@@ -45,10 +56,8 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int):
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock((in_channels if i == 0 else out_channels) + skip_channels, out_channels)
-            for i in range(num_layers)
-        )
+        inputs = [in_channels, *[out_channels] * (num_layers - 1)]
+        self.resnets = nn.ModuleList(ResidualBlock(channels + skip_channels, out_channels) for channels in inputs)
 
     def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         hidden_states = upsample(hidden_states)

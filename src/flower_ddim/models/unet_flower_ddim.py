@@ -1,6 +1,7 @@
 """The noise-predicting U-Net of the flower model, with the interface of diffusers' `UNet2DModel`."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -31,11 +32,8 @@ def noise_embedding(noise_power: torch.Tensor, embedding_dim: int = 32) -> torch
     Returns:
         Tensor of shape (B, embedding_dim) and the dtype of `noise_power`: all sines, then all cosines.
     """
-    ends, like = (
-        (math.log(MIN_FREQUENCY), math.log(MAX_FREQUENCY)),
-        {"dtype": noise_power.dtype, "device": noise_power.device},
-    )
-    log_frequencies = torch.linspace(*ends, embedding_dim // 2, **like)
+    ends = math.log(MIN_FREQUENCY), math.log(MAX_FREQUENCY)
+    log_frequencies = torch.linspace(*ends, embedding_dim // 2, dtype=noise_power.dtype, device=noise_power.device)
     angles = 2 * math.pi * torch.exp(log_frequencies) * noise_power[:, None]
     return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
 
@@ -44,7 +42,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
     """Predicts the noise in an image from the image and the *power* of that noise (chapter 8 of *Generative Deep Learning*).
 
     The call is that of diffusers' `UNet2DModel`; the noise power is derived from the timestep with the configured schedule.
-    Trained for another `prediction_type` of its scheduler, the network predicts that instead.
+    Trained for another `prediction_type` of its scheduler, the network predicts that instead. Sample in evaluation mode only:
+    in training mode every call changes the statistics of BatchNorm, and diffusers' `DDIMPipeline` does not see to that.
 
     Args:
         sample_size: side of the images in pixels, or (height, width), a multiple of 2 to the number of `block_out_channels` - 1.
@@ -60,7 +59,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         ValueError: for sizes that do not fit together, naming the argument.
     """
 
-    _supports_gradient_checkpointing = False
+    _supports_gradient_checkpointing = True
     # BatchNorm's running statistics stay in float32 when the weights are loaded in half precision.
     _keep_in_fp32_modules = ["norm"]
 
@@ -119,10 +118,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
                 f"`sample_size` is {config.sample_size}, but {len(config.block_out_channels) - 1} down blocks halve each side, "
                 f"so it must be a multiple of {factor}. Choose another size, or fewer `block_out_channels`."
             )
-        if config.noise_embedding_dim < 4 or config.noise_embedding_dim % 2:
-            raise ValueError(
-                f"`noise_embedding_dim` is {config.noise_embedding_dim}, but must be even and at least 4."
-            )
+        if (dim := config.noise_embedding_dim) < 4 or dim % 2:
+            raise ValueError(f"`noise_embedding_dim` is {dim}, but must be even and at least 4.")
         if len(config.block_out_channels) < 1 or config.layers_per_block < 1:
             raise ValueError("`block_out_channels` and `layers_per_block` must name at least one width and one layer.")
         for name in ("image_mean", "image_std"):
@@ -146,9 +143,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def _dict_from_json_file(cls, json_file):
-        config = read_json_object(json_file)
-        config.pop("auto_map", None)  # it is for `AutoModel`
-        return config
+        # What names the code in the folder is for `AutoModel`.
+        return {name: value for name, value in read_json_object(json_file).items() if name != "auto_map"}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -191,9 +187,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         timestep = timestep.to(torch.float32 if timestep.device.type == "mps" else torch.float64)
         if timestep.ndim > 1 or timestep.numel() not in (1, batch_size):
             given = f"`timestep` has the shape {tuple(timestep.shape)}"
-            raise ValueError(
-                f"{given}, but must be a number or hold one or {batch_size} numbers, one for each sample."
-            )
+            raise ValueError(f"{given}, but must hold one number, or {batch_size}, one for each sample.")
         _, noise_rate = self.schedule.rates(self.schedule.diffusion_time(timestep))
         return (noise_rate**2).reshape(-1)
 
@@ -201,8 +195,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         """The first features: `conv_in` of the noisy images, and the embedding repeated over all pixels as further channels."""
         # The images take on the layout of the weights; the 1×1 convolution that they meet first says nothing of it.
         hidden_states = self.conv_in(match_memory_format(sample, self.mid_blocks[0].conv1.weight))
-        planes = embedding.to(hidden_states.dtype)[:, :, None, None]
-        planes = planes.expand(len(sample), -1, *sample.shape[-2:])
+        planes = embedding.to(hidden_states.dtype)[:, :, None, None].expand(len(sample), -1, *sample.shape[-2:])
         return torch.cat([hidden_states, match_memory_format(planes, hidden_states)], dim=1)
 
     def predict(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
@@ -239,6 +232,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if sample.ndim != 4 or sample.shape[1] != channels or sample.shape[2] % factor or sample.shape[3] % factor:
             given = f"`sample` has the shape {tuple(sample.shape)}, but must be (B, {channels}, height, width)"
             raise ValueError(f"{given}; `sample` height and width must be multiples of {factor}.")
+        if self.training and not torch.is_grad_enabled():
+            warnings.warn("Sampling in training mode ruins the U-Net's statistics: call `unet.eval()`.", stacklevel=2)
         noise_power = self.noise_power(torch.as_tensor(timestep, device=sample.device), sample.shape[0])
         prediction = self.predict(sample, noise_embedding(noise_power, self.config.noise_embedding_dim))
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
