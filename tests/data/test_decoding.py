@@ -39,7 +39,7 @@ def test_broken_pictures_are_reported_by_name_and_skipped(tmp_path, cache, caplo
     assert "2 of 10 pictures cannot be read" in caplog.text and "3.png" in caplog.text and "7.png" in caplog.text
     for path in folder.iterdir():
         path.write_text("no picture")
-    with pytest.raises(ValueError, match="None of the 10 pictures can be read, first .*save it as JPEG or PNG"):
+    with pytest.raises(ValueError, match="None of the 10 pictures can be read, first .*save them as JPEG or PNG"):
         decode_images(open_dataset(data_dir=str(folder), **cache), 8)
 
 
