@@ -295,6 +295,10 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(runs, capsys):
         "pictures_seen: 160",
         "parameters:",
         "gflop_per_image_forward:",
+        "pictures: 128",
+        "steps_per_epoch: 40",
+        "first_samples_at_step: 10",
+        "rough_seconds_per_step:",
     ):
         assert line in printed
     assert "hf_secret" not in printed and not folder.exists()

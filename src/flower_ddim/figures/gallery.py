@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from datasets import Image
 
 from .. import PRETRAINED, figures
+from ..data.decoding import open_encoded
 from ..data.sources import image_column, open_dataset
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import noise_of_seeds
@@ -146,7 +148,8 @@ class Gallery:
             self._dataset = open_dataset(data_dir=self.data, split=self.split)
         count = min(count, len(self._dataset))
         column = image_column(self._dataset)
-        return [self._dataset[i * len(self._dataset) // count][column] for i in range(count)]
+        encoded = self._dataset.cast_column(column, Image(decode=False))
+        return [open_encoded(encoded[i * len(encoded) // count][column]) for i in range(count)]
 
     def _save(self, name: str, figure):
         path = self.output_dir / f"{name}.{self.image_format}"

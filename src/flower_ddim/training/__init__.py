@@ -6,7 +6,7 @@
 import importlib
 
 
-_MODULE_OF = {"TrainingConfig": "config", "train": "trainer"}
+_MODULE_OF = {"TrainingConfig": "config", "train": "run"}
 
 __all__ = ["TrainingConfig", "train"]
 

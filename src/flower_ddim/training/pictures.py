@@ -29,10 +29,16 @@ class Pictures:
     channels: int
     mean: list[float]
     std: list[float]
+    num_train: int | None = None
+    num_validation: int = 0
+
+
+# A dry run decodes so many, to know whether they are coloured.
+DRY_RUN_PICTURES = 32
 
 
 def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: int) -> Pictures:
-    """Opens and decodes the pictures. `global_batch` is the number of pictures per optimizer step over all processes."""
+    """Opens the pictures, and decodes them but for a dry run. `global_batch` is that of an optimizer step over all processes."""
     if config.streaming:
         logger.warning(
             f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
@@ -46,6 +52,11 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
     sampling = {"batch_size": global_batch, "seed": config.seed, "repeats": config.dataset_repeats}
     batches = BatchSampler(len(train), **sampling)  # before any work: it may find the data too small
 
+    sizes = {"num_train": len(train), "num_validation": len(validation or ())}
+    if config.dry_run:
+        images = _decode(train.select(range(min(DRY_RUN_PICTURES, len(train)))), config)
+        return Pictures(images, None, None, batches, images.channels, *images.channel_statistics(), **sizes)
+
     images = _decode(train, config)
     if len(images) != len(train):
         batches = BatchSampler(len(images), **sampling)
@@ -55,7 +66,7 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
             "The pictures for training are grey, but there are coloured ones among those for validation: take these out, or give "
             "`--validation_epochs 0`."
         )
-    return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics())
+    return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics(), **sizes)
 
 
 def pictures_of_training(folder: str | Path) -> tuple[ImageArray, ImageArray, int]:

@@ -47,7 +47,9 @@ def check_resumable(
     statistics = [words for words in differing if words.startswith(("image_mean ", "image_std "))]
     if statistics:
         differing = [words for words in differing if words not in statistics]
-        differing.insert(0, f"the pictures changed: {state.get('pictures')}, now {num_pictures}")
+        before = state.get("pictures")
+        counts = f"{before}, now {num_pictures}" if before != num_pictures else f"{num_pictures} as before, but others"
+        differing.insert(0, f"the pictures changed: {counts}")
     if differing:
         raise ValueError(
             f"The checkpoint {checkpoint} is of another training ({'; '.join(differing)}): give the same options and "

@@ -334,17 +334,3 @@ class Trainer:
 def _is_due(number: int, every: int) -> bool:
     """True after every `every`-th epoch or step; 0 means never."""
     return every > 0 and number > 0 and number % every == 0
-
-
-def train(config: TrainingConfig) -> Path | None:
-    """Trains as `config` says and returns the folder with the pipeline; a dry run prints what it would do instead."""
-    trainer = Trainer(config)
-    if config.dry_run:
-        if trainer.accelerator.is_main_process:
-            print(yaml.safe_dump(trainer.description, sort_keys=False))
-        return None
-    try:
-        return trainer.train()
-    finally:
-        trainer.output.unlock()
-        trainer.accelerator.end_training()
