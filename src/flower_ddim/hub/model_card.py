@@ -46,8 +46,6 @@ def render_model_card(
     training = records.training or {}
     options = training.get("options", {})
     dataset, license = dataset or options.get("dataset_name"), license or options.get("license")
-    size = records.unet["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
     card_data = ModelCardData(
         model_name=name,
         license=license,
@@ -70,7 +68,7 @@ def render_model_card(
         license=license,
         images=images,
         parameters=f"{records.parameters:,}",
-        size=f"{width}×{height}",
+        size=_size(records.unet["sample_size"]),
         image_mean=_numbers(records.unet.get("image_mean", 0.5)),
         image_std=_numbers(records.unet.get("image_std", 0.5)),
         schedule=str(records.unet.get("schedule", "stock")).replace("_", " "),
@@ -96,6 +94,11 @@ def write_model_card(pipe: PortablePipeline, folder: str | Path, records: str | 
     images = write_card_images(pipe, folder)
     card = render_model_card(ModelRecords.read(pipe, records), images=images, **render_options)
     write_text(Path(folder) / "README.md", card)
+
+
+def _size(sample_size) -> str:
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    return f"{width}×{height}"
 
 
 def _numbers(values) -> str:

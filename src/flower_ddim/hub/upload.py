@@ -23,10 +23,12 @@ def push_pipeline(
     create_pr: bool = False,
     variant: str | None = None,
     safe_serialization: bool = True,
+    dataset: str | None = None,
+    license: str | None = None,
+    records: str | Path | None = None,
     keep_card: bool = False,
     overwrite_card: bool = False,
     is_new: bool = True,
-    **card_options,
 ) -> str:
     """Uploads a pipeline, with a model card, in a single commit; returns the commit's address.
 
@@ -34,10 +36,10 @@ def push_pipeline(
         private: whether a repository that is made for it is private.
         create_pr: whether to propose the commit instead of making it.
         variant: what to save the weights as, and then to load them by, such as `"fp16"`.
+        dataset, license, records: what the card tells, see [`prepare_upload`].
         keep_card: whether to upload all but the card and its pictures.
         overwrite_card: whether to overwrite also a card that somebody has edited on the Hub.
         is_new: whether the repository may have to be made.
-        card_options: what the card tells, see [`prepare_upload`].
 
     Raises:
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
@@ -52,7 +54,7 @@ def push_pipeline(
         if is_new:  # and not before it is known that there is something to upload
             repo_id = create_repository(repo_id, token, private)
         if not keep_card:
-            _add_card(pipe, folder, repo_id, variant=variant, **card_options)
+            _add_card(pipe, folder, repo_id, records, variant=variant, dataset=dataset, license=license)
         options = {"commit_message": commit_message, "create_pr": create_pr}
         return upload_folder(folder, repo_id, token, keep_card=keep_card, overwrite_card=overwrite_card, **options)
 
@@ -62,22 +64,25 @@ def prepare_upload(
     folder: str | Path,
     repo_id: str,
     variant: str | None = None,
+    dataset: str | None = None,
+    license: str | None = None,
+    records: str | Path | None = None,
     keep_card: bool = False,
-    **card_options,
 ) -> list[Path]:
     """Writes what would be uploaded into an empty folder, and makes sure that it loads; returns the files.
 
     Args:
         variant, keep_card: see [`push_pipeline`].
-        card_options: `dataset` and `license`, see [`render_model_card`], and the folder of `records`; by default records are looked
-            for where the pipeline was loaded from, unless its weights are others by now.
+        dataset, license: see [`render_model_card`].
+        records: see [`ModelRecords`]; by default they are looked for where the pipeline was loaded from, unless its weights are
+            others by now.
 
     Raises:
         ValueError: if what was written does not generate the same image, with the package or without.
     """
     _save_verified(pipe, folder, variant)
     if not keep_card:
-        _add_card(pipe, folder, repo_id, variant=variant, **card_options)
+        _add_card(pipe, folder, repo_id, records, variant=variant, dataset=dataset, license=license)
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
 
@@ -86,9 +91,7 @@ def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path, variant: str | 
     verify_export(folder, variant)
 
 
-def _add_card(
-    pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None = None, **options
-):
+def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None, **options):
     if records is None and pipe.name_or_path and _has_weights_of(pipe, pipe.name_or_path):
         records = pipe.name_or_path
     write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, **options)

@@ -51,8 +51,7 @@ def generate_folder(
 
     Raises:
         OSError: if the folder cannot be written to.
-        ValueError: before it generates any, if the folder holds images made with other options or weights, or files of another
-            origin under their names, or a number is out of range.
+        ValueError: if the folder holds images of other options, weights or origin, or a number is out of range.
     """
     if min(num_images, batch_size, num_inference_steps) < 1 or not 0 <= eta <= 1:
         raise ValueError(
