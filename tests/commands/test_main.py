@@ -23,5 +23,8 @@ def test_it_prints_the_environment_and_generates_a_picture(tmp_path):
 
 
 def test_where_it_cannot_write_it_says_so(tmp_path):
+    (tmp_path / "nowhere").write_text("")
     completed = run_python(RUN, "--output", tmp_path / "nowhere" / "flower.png", home=tmp_path)
     assert completed.returncode == 1 and "nowhere" in completed.stderr and "Traceback" not in completed.stderr
+    completed = run_python(RUN, "--output", tmp_path / "new" / "flower.png", home=tmp_path)
+    assert completed.returncode == 0 and (tmp_path / "new" / "flower.png").is_file()

@@ -13,7 +13,7 @@ from ..benchmarks.sizes import SizeSettings, measure_sizes
 from ..entrance import Parser
 from ..machine import describe_machine, usable_cores
 from ..storage.documents import replace_block
-from ..storage.files import write_json
+from ..storage.files import check_output, write_json
 
 
 def _parse(arguments, prog):
@@ -54,6 +54,7 @@ def _parse(arguments, prog):
 
 def main(arguments: list[str] | None = None, prog: str | None = None):
     args = _parse(arguments, prog)
+    check_output(args.output)
     options = {name: value for name, value in vars(args).items() if name not in ("verb", "output", "document")}
     result = {"machine": describe_machine(args.threads)}
     start = time.perf_counter()

@@ -27,7 +27,7 @@ from ..evaluation.scoring import (
 )
 from ..sampling.solvers import SOLVERS
 from ..storage.documents import replace_block
-from ..storage.files import write_json
+from ..storage.files import check_output, write_json
 from ..training.pictures import pictures_of_training
 from .models import add_model_option
 
@@ -209,4 +209,5 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         "steps": _steps,
         "overfitting": _overfitting,
     }
+    check_output(Path(args.output_dir, "overfitting.json") if args.verb == "overfitting" else args.output)
     verbs[args.verb](args)

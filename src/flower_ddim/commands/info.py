@@ -5,12 +5,14 @@ import time
 from .. import PRETRAINED, __version__
 from ..entrance import Parser
 from ..machine import describe_machine, usable_cores
+from ..storage.files import check_output, replacing
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):
     parser = Parser(prog=prog, description=__doc__)
     parser.add_argument("--output", default="flower.png", help="file of the picture")
     args = parser.parse_args(arguments)
+    check_output(args.output)
     machine = describe_machine(usable_cores())
     versions = {"flower_ddim": __version__} | machine["versions"]
     print(f"python {machine['python']} on {machine['system']}, {machine['processor']}, {machine['cores']} cores")
@@ -31,5 +33,6 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         raise ValueError(
             "The generated picture is of one colour: the installation is broken. Please report the lines above."
         )
-    image.save(args.output)
+    with replacing(args.output) as unfinished:
+        image.save(unfinished)
     print(f"A picture in 20 steps took {seconds:.1f} s: {args.output}")

@@ -12,7 +12,7 @@ def replace_block(document: str | Path, name: str, text: str):
         ValueError: if the document does not have both marks, in this order.
     """
     document = Path(document)
-    before, begin, rest = document.read_text().partition(f"<!-- {name} -->\n")
+    before, begin, rest = document.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->")
     if not (begin and end):
         raise ValueError(f"{document} has no place for {name}: add the lines <!-- {name} --> and <!-- /{name} -->.")

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.checksums import weights_checksum
 from ..storage.files import write_json, write_text
+from ..storage.hub_cards import check_card
 from ..storage.hub_client import create_repository
 from . import checkpoints, resuming
 from .batches import Batches
@@ -75,6 +76,7 @@ class Trainer:
         if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
             repo_id = config.hub_model_id or self.output_dir.name
             self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo or None)
+            check_card(self.repo_id, config.hub_token)  # an edited card would be a refusal at the end
         self.step = self.images_seen = 0
         self.history = []  # options that were others before this run resumed, see `resuming.history`
 
