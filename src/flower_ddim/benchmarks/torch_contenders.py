@@ -38,7 +38,7 @@ class TorchContender:
 
     def facts(self) -> dict:
         job = self.job
-        counted = self.make_unet().train(job.task == "train")
+        counted = self.make_unet().eval()  # a step of the training has the same convolutions
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             counted(torch.zeros(1, 3, job.sample_size, job.sample_size), 0)
         return {

@@ -236,3 +236,25 @@ def _check_generator(generator, batch_size: int):
     if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
         given = f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for"
         raise ValueError(f"{given}: give one generator an image, or a single one.")
+
+
+def check_schedule(unet, scheduler):
+    """Raises a ValueError where U-Net and scheduler mean different noise by a timestep, or predicted noise tells no image."""
+    theirs = getattr(scheduler, "alphas_cumprod", None)
+    if theirs is None:
+        return
+    # All signal rates of at most 0.001 are 0.001 in our table; other classes go lower.
+    if scheduler.config.get("prediction_type") == "epsilon" and theirs[-1] < 1.01e-6:
+        raise ValueError(
+            "This schedule leaves no signal at its last timestep, where predicted noise (epsilon) says nothing of the image: "
+            'use a network and a scheduler of `prediction_type="v_prediction"`, or another schedule.'
+        )
+    if not hasattr(unet, "schedule"):  # a stock U-Net, which knows of none
+        return
+    ours = unet.schedule.alphas_cumprod()
+    # A stock scheduler's table is a cumulative product in float32; another schedule differs by far more.
+    if len(ours) != len(theirs) or (ours - theirs.cpu()).abs().max() > 1e-3:
+        raise ValueError(
+            f"The U-Net was made for another noise schedule, {unet.schedule}, than the scheduler: make that with "
+            "FlowerDDIMScheduler(schedule=…, …), and stock ones with `from_config` from its configuration."
+        )

@@ -21,8 +21,7 @@ from .portable import PortablePipeline, _from_package
 class DenoisingState:
     """A generation after one of its steps: which step at which timestep, what it began with, and what came of it, (B, C, H, W).
 
-    The next step begins with what stands in `latents` by then; after the last step these are the images. `predicted` is the image
-    that the step predicted, where the scheduler says it.
+    The next step begins with what stands in `latents` by then, after the last step the images. `predicted` is None if not told.
     """
 
     step_index: int
@@ -81,8 +80,7 @@ class FlowerDDIMPipeline(PortablePipeline):
                 `"latent"`, standardised and not clipped.
             return_dict: whether to return an [`~diffusers.ImagePipelineOutput`] or a tuple of the images.
             callback_on_step_end: called after every step as `callback(pipeline, step_index, timestep, {"latents": …})`;
-                the "latents" of the dictionary that it returns, if any, replace the current ones. After the step in which it
-                sets `pipeline._interrupt = True`, the images are made of the latents as they are by then.
+                the "latents" of what it returns, if any, replace the current ones. `pipeline._interrupt = True` ends the steps.
             callback_on_step_end_tensor_inputs: what the callback is given; only "latents".
 
         Raises:
@@ -121,8 +119,8 @@ class FlowerDDIMPipeline(PortablePipeline):
         """
         if loading := _from_package("pipelines.loading"):
             loading.check_steps(num_inference_steps, eta, generator, len(latents))
+            loading.check_schedule(self.unet, self.scheduler)
             loading.warn_of_untested(self.scheduler)
-        self._check_schedule()
         device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
@@ -204,7 +202,7 @@ class FlowerDDIMPipeline(PortablePipeline):
         if loading := _from_package("pipelines.loading"):
             loading.check_count("num_inference_steps", num_inference_steps)
             loading.check_count("num_fixed_point_iterations", num_fixed_point_iterations)
-        self._check_schedule()
+            loading.check_schedule(self.unet, self.scheduler)
         device = self._execution_device
         latents = self.preprocess(images).to(device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -265,27 +263,6 @@ class FlowerDDIMPipeline(PortablePipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
 
-    def _check_schedule(self):
-        """Raises a ValueError where U-Net and scheduler mean different noise by a timestep, or predicted noise tells no image."""
-        theirs = getattr(self.scheduler, "alphas_cumprod", None)
-        if theirs is None:
-            return
-        # All signal rates of at most 0.001 are 0.001 in our table; other classes go lower.
-        if self.scheduler.config.get("prediction_type") == "epsilon" and theirs[-1] < 1.01e-6:
-            raise ValueError(
-                "This schedule leaves no signal at its last timestep, where predicted noise (epsilon) says nothing of the image: "
-                'use a network and a scheduler of `prediction_type="v_prediction"`, or another schedule.'
-            )
-        if not hasattr(self.unet, "schedule"):  # a stock U-Net, which knows of none
-            return
-        ours = self.unet.schedule.alphas_cumprod()
-        # A stock scheduler's table is a cumulative product in float32; another schedule differs by far more.
-        if len(ours) != len(theirs) or (ours - theirs.cpu()).abs().max() > 1e-3:
-            raise ValueError(
-                f"The U-Net was made for another noise schedule, {self.unet.schedule}, than the scheduler: make that with "
-                "FlowerDDIMScheduler(schedule=…, …), and stock ones with `from_config` from its configuration."
-            )
-
     @contextlib.contextmanager
     def _unet_in_eval_mode(self):
         was_training = self.unet.training
@@ -309,16 +286,11 @@ class FlowerDDIMPipeline(PortablePipeline):
         return tuple(value.to(device, torch.float32).reshape(1, -1, 1, 1) for value in values)
 
     def postprocess(self, latents: torch.Tensor, output_type: str = "pil"):
-        """De-standardises latents (B, C, H, W) and clips them to [0, 1]: `output_type` as in the call.
-
-        Raises:
-            ValueError: for latents that are not finite, which are no pictures.
-        """
+        """De-standardises latents (B, C, H, W) and clips them to [0, 1], `output_type` as in the call; a ValueError if not finite."""
         if not latents.isfinite().all():
-            steps, solver = self.scheduler.num_inference_steps, type(self.scheduler).__name__
+            what = f"{type(self.scheduler).__name__} with {self.scheduler.num_inference_steps} steps led to numbers"
             raise ValueError(
-                f"{solver} with {steps} steps led to numbers that are not finite: take fewer steps, another solver, or, if the "
-                "network itself predicts such numbers, sound weights in float32."
+                f"{what} that are not finite: take fewer steps, another solver, or sound weights in float32."
             )
         if output_type == "latent":
             return latents

@@ -93,21 +93,15 @@ class PortablePipeline(DiffusionPipeline):
                 stand_in.__dict__.update({class_name: base, base.__name__: base})
                 weakref.finalize(
                     hidden, sys.modules.pop, stem, None
-                )  # diffusers holds this until it has loaded or failed
+                )  # diffusers holds it until it has loaded or failed
         return init_dict, unused, hidden
 
     def save_pretrained(
-        self,
-        save_directory,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        push_to_hub: bool = False,
-        **kwargs,
+        self, save_directory, safe_serialization=True, variant=None, max_shard_size=None, push_to_hub=False, **kwargs
     ):
         """Saves the pipeline and its code; `push_to_hub=True` also calls [`push_to_hub`] with its arguments among `kwargs`."""
-        for_the_hub = ("repo_id", "commit_message", "private", "token", "create_pr")
-        hub_options = {name: kwargs.pop(name) for name in for_the_hub if name in kwargs}
+        for_the_hub = "repo_id commit_message private token create_pr keep_card overwrite_card dataset license records"
+        hub_options = {name: kwargs.pop(name) for name in for_the_hub.split() if name in kwargs}
         hub_options |= {"safe_serialization": safe_serialization, "variant": variant}
         loading, upload = _from_package("pipelines.loading"), _from_package("hub.upload") if push_to_hub else None
         if upload:  # what cannot be uploaded is not saved first
