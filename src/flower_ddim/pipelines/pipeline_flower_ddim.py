@@ -286,7 +286,7 @@ class FlowerDDIMPipeline(PortablePipeline):
         return tuple(value.to(device, torch.float32).reshape(1, -1, 1, 1) for value in values)
 
     def postprocess(self, latents: torch.Tensor, output_type: str = "pil"):
-        """De-standardises latents (B, C, H, W) and clips them to [0, 1], `output_type` as in the call; a ValueError if not finite."""
+        """De-standardises latents (B, C, H, W) and clips them to [0, 1], `output_type` as in the call; ValueError if not finite."""
         if not latents.isfinite().all():
             what = f"{type(self.scheduler).__name__} with {self.scheduler.num_inference_steps} steps led to numbers"
             raise ValueError(
