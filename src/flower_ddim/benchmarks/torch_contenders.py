@@ -174,16 +174,22 @@ class MatrixProduct:
     """
 
     SECONDS = 0.5  # of every turn
+    PATIENCE = 2.0  # seconds: a processor without instructions for this dtype would take minutes for a larger product
 
     def __init__(self, contender: Contender, job: Job):
         keep_freed_memory()
         self.dtype = getattr(torch, contender.dtype)
 
     def ceiling(self) -> Callable[[], dict]:
-        ways = [way(side) for side in (1024, 1536, 2048, 3072) for way in (self._product, self._convolution)]
-        for way in ways:
-            way()
-        best = max(ways, key=lambda way: way())
+        rates = {}
+        for way in (self._product, self._convolution):
+            for side in (1024, 1536, 2048, 3072):
+                product, start = way(side), time.perf_counter()
+                product()
+                rates[product] = product()
+                if time.perf_counter() - start > self.PATIENCE:
+                    break
+        best = max(rates, key=rates.get)
 
         def turn() -> dict:
             start, rates = time.perf_counter(), []
