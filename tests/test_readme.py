@@ -87,7 +87,8 @@ def test_every_option_that_is_named_is_one():
             options = [word for word in words if word.startswith("--")]
             assert all(re.search(rf"{option}\b", helps[key]) for option in options), (document, key, options)
     mentioned = set(re.findall(r"`[^`\n]*?(--[a-z]\w+)", (ROOT / "README.md").read_text()))
-    mentioned -= {"--index-url", "--num_cpu_threads_per_process"}  # of pip and of accelerate
+    mentioned -= {"--index-url", "--num_cpu_threads_per_process", "--cpu", "--num_processes"}  # of pip and of accelerate
+    mentioned -= {"--standalone", "--nproc_per_node"}  # of torchrun
     for script in ("app", "figures", "generate", "interpolate", "model_card"):
         helps[script] = help_of(f"scripts/{script}.py")
     assert len(mentioned) > 20
