@@ -57,7 +57,9 @@ def test_every_script_and_recipe_that_is_named_is_there():
             )
         )
         # Recipes come with the package, and their old paths mean those.
-        places = (ROOT / "src" / "flower_ddim" / path if path.startswith("recipes/") else ROOT / path for path in named)
+        places = (
+            ROOT / "src" / "flower_ddim" / path if path.startswith("recipes/") else ROOT / path for path in named
+        )
         assert all(place.is_file() for place in places), document
 
 
@@ -87,7 +89,12 @@ def test_every_option_that_is_named_is_one():
             options = [word for word in words if word.startswith("--")]
             assert all(re.search(rf"{option}\b", helps[key]) for option in options), (document, key, options)
     mentioned = set(re.findall(r"`[^`\n]*?(--[a-z]\w+)", (ROOT / "README.md").read_text()))
-    mentioned -= {"--index-url", "--num_cpu_threads_per_process", "--cpu", "--num_processes"}  # of pip and of accelerate
+    mentioned -= {
+        "--index-url",
+        "--num_cpu_threads_per_process",
+        "--cpu",
+        "--num_processes",
+    }  # of pip and of accelerate
     mentioned -= {"--standalone", "--nproc_per_node"}  # of torchrun
     for script in ("app", "figures", "generate", "interpolate", "model_card"):
         helps[script] = help_of(f"scripts/{script}.py")
