@@ -10,12 +10,12 @@ import yaml
 from ..pipelines.portable import PortablePipeline
 from ..storage.checksums import weights_checksum
 from ..storage.files import read_metrics
+from ..training.checkpoints import PIPELINE_STATE_FILE
 
 
 logger = logging.getLogger(__name__)
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # kept with the weights, but not trained
-STATE_FILE = "training_state.json"  # of which weights the trainer's records are: `weights`, `step` and `images_seen`
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ModelRecords:
 
 def _training_records(records: Path, checksum: str) -> dict:
     """What the trainer has written, up to the step of these weights; without a state file, as older trainings are, all of it."""
-    state = _json(records / STATE_FILE)
+    state = _json(records / PIPELINE_STATE_FILE)
     files = [records / name for name in ("training.yaml", "metrics.jsonl") if (records / name).is_file()]
     if state and state.get("weights") != checksum:
         if files:
