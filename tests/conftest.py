@@ -52,6 +52,25 @@ def make_stock_unet():
     )
 
 
+def load_pipeline(folder, **components):
+    """Loads a pipeline that shows no progress bar."""
+    from flower_ddim import FlowerDDIMPipeline
+
+    pipe = FlowerDDIMPipeline.from_pretrained(folder, **components)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generate_two(pipe):
+    """Two images of 16×16 pixels as a tensor, always from the same noise."""
+    latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return pipe(latents=latents, num_inference_steps=5, output_type="pt").images
+
+
+def seeds(*values):
+    return [torch.Generator().manual_seed(value) for value in values]
+
+
 @pytest.fixture
 def unet():
     return make_unet()
@@ -66,9 +85,39 @@ def pipe(unet):
     return pipe
 
 
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Folder of a saved pipeline with statistics of its own; no test changes it."""
+    from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+
+    folder = tmp_path_factory.mktemp("saved")
+    unet = make_unet(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3])
+    FlowerDDIMPipeline(unet, FlowerDDIMScheduler()).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def noise():
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def server():
+    """An empty Hub on the loopback."""
+    from hub_server import HubServer
+
+    server = HubServer()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shared_server():
+    from hub_server import HubServer
+
+    server = HubServer()
+    yield server
+    server.shutdown()
 
 
 @pytest.fixture

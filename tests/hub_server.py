@@ -8,11 +8,28 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 TOKEN = "hf_test_token"
+# What an upload of a pipeline with its card consists of.
+UPLOADED = [
+    "README.md",
+    "interpolation.png",
+    "model_index.json",
+    "pipeline_flower_ddim.py",
+    "samples.png",
+    "scheduler/scheduler_config.json",
+    "scheduler/scheduling_flower_ddim.py",
+    "steps.png",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/unet_flower_ddim.py",
+]
 TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
@@ -242,3 +259,14 @@ def describe(path, data):
     if mode(path) == "lfs":
         description["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
     return description
+
+
+def run_hub_script(name, *arguments, hub, home, token=TOKEN):
+    """Runs a script with the Hub at an address of ours: the client reads it when it is imported."""
+    environment = {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "PATH": "", "HF_TOKEN": token}
+    return subprocess.run(
+        [sys.executable, *map(str, [Path(__file__).parent.parent / "scripts" / name, *arguments])],
+        capture_output=True,
+        text=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )

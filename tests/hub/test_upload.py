@@ -4,68 +4,17 @@ The Hub's other transfer protocol for large files, Xet, is not covered: the clie
 """
 
 import json
-import re
-import shutil
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import FLOWERS, ROOT, make_unet
-from hub_server import TOKEN, HubServer
+from conftest import FLOWERS
+from hub_server import TOKEN, UPLOADED, run_hub_script
 from huggingface_hub import RepoCard
 from outside import run_python
 from training_runs import words
 
-from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
-
-
-UPLOADED = [
-    "README.md",
-    "interpolation.png",
-    "model_index.json",
-    "pipeline_flower_ddim.py",
-    "samples.png",
-    "scheduler/scheduler_config.json",
-    "scheduler/scheduling_flower_ddim.py",
-    "steps.png",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "unet/unet_flower_ddim.py",
-]
-
-
-@pytest.fixture
-def server():
-    server = HubServer()
-    yield server
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def shared_server():
-    server = HubServer()
-    yield server
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipeline")
-    FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(folder)
-    return folder
-
-
-def run_script(name, *arguments, hub, home, token=TOKEN):
-    """Runs a script with the Hub at an address of ours: the client reads it when it is imported."""
-    environment = {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "PATH": "", "HF_TOKEN": token}
-    return subprocess.run(
-        [sys.executable, *map(str, [ROOT / "scripts" / name, *arguments])],
-        capture_output=True,
-        text=True,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-    )
+from flower_ddim import FlowerDDIMPipeline
 
 
 PUSH = """
@@ -82,16 +31,16 @@ for repo_id in sys.argv[2:]:
 
 
 @pytest.fixture(scope="module")
-def pushed(shared_server, folder, tmp_path_factory):
+def pushed(shared_server, saved, tmp_path_factory):
     """A pipeline on the server, private, as `pipe.push_to_hub` puts it there."""
     home = tmp_path_factory.mktemp("pushing")
-    completed = run_python(PUSH, folder, "flowers", home=home, hub=shared_server.url, HF_TOKEN=TOKEN)
+    completed = run_python(PUSH, saved, "flowers", home=home, hub=shared_server.url, HF_TOKEN=TOKEN)
     repository = shared_server.model("me/flowers")
     assert completed.stdout.strip() == f"{shared_server.url}/me/flowers/commit/{repository.head}", completed.stderr
     return repository
 
 
-def test_saving_can_push_too(server, folder, tmp_path):
+def test_saving_can_push_too(server, saved, tmp_path):
     code = """
 import sys
 from flower_ddim import FlowerDDIMPipeline
@@ -101,17 +50,17 @@ pipe.save_pretrained(sys.argv[2], push_to_hub=True, private=True)
 """
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "optimizer.bin").write_bytes(b"not for others")
-    completed = run_python(code, folder, tmp_path / "saved", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    completed = run_python(code, saved, tmp_path / "saved", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
     assert completed.returncode == 0, completed.stderr
     assert server.model("me/saved").private and sorted(server.model("me/saved").files) == UPLOADED
 
 
-def test_what_is_pushed_is_complete_private_and_has_a_card(pushed, folder):
+def test_what_is_pushed_is_complete_private_and_has_a_card(pushed, saved):
     assert pushed.private
     assert sorted(pushed.files) == UPLOADED
-    for path in folder.rglob("*"):
+    for path in saved.rglob("*"):
         if path.is_file():
-            assert pushed.files[path.relative_to(folder).as_posix()] == path.read_bytes()
+            assert pushed.files[path.relative_to(saved).as_posix()] == path.read_bytes()
     card = pushed.files["README.md"].decode()
     assert "library_name: diffusers" in card and 'from_pretrained("me/flowers", trust_remote_code=True)' in card
     assert len(pushed.commits) == 2  # the empty one and ours
@@ -138,8 +87,8 @@ CACHED = (
 
 
 @pytest.fixture
-def expected(folder):
-    pipe = FlowerDDIMPipeline.from_pretrained(folder)
+def expected(saved):
+    pipe = FlowerDDIMPipeline.from_pretrained(saved)
     latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     return pipe(latents=latents, num_inference_steps=3, output_type="pt").images
 
@@ -206,7 +155,7 @@ def test_failing_downloads_end_in_one_sentence_each(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_it_was(server, folder, tmp_path):
+def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_it_was(server, saved, tmp_path):
     cases = {
         "me/commit-500": ({"commit": 500}, "the Hub answered 500, so try again later"),
         "me/commit-hangs-up": ({"commit": "hang up"}, "the Hub cannot be reached"),
@@ -221,7 +170,7 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
     for name, (faults, _) in cases.items():
         server.add("model", name, before)
         server.faults[name] = faults
-    completed = run_python(PUSH, folder, *cases, home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    completed = run_python(PUSH, saved, *cases, home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
     sentences = completed.stdout.splitlines()
     assert len(sentences) == len(cases), completed.stdout + completed.stderr
     for sentence, (name, (_, message)) in zip(sentences, cases.items(), strict=True):
@@ -230,85 +179,18 @@ def test_broken_uploads_are_one_sentence_each_and_leave_the_newest_revision_as_i
     assert TOKEN not in completed.stdout + completed.stderr
 
     server.faults = {}
-    completed = run_python(PUSH, folder, "me/commit-500", "no name!", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
+    completed = run_python(PUSH, saved, "me/commit-500", "no name!", home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
     assert sorted(server.model("me/commit-500").files) == UPLOADED, completed.stdout + completed.stderr
     assert completed.stdout.splitlines()[-1].startswith("ValueError: The repository no name! cannot be used: ")
 
 
-PUSH_AGAIN = """
-import json, sys
-from flower_ddim import FlowerDDIMPipeline
-
-pipe = FlowerDDIMPipeline.from_pretrained(sys.argv[1])
-for word in sys.argv[2:]:  # a name, or options as JSON
-    repo_id, options = ("me/flowers", json.loads(word)) if word.startswith("{") else (word, {})
-    try:
-        print(pipe.push_to_hub(repo_id, **options))
-    except Exception as error:
-        print(f"{type(error).__name__}: {error}")
-"""
-LEFT_BLANK = {
-    "me/only-a-licence": b"---\nlicense: mit\n---\n",
-    "me/empty": b"",
-    "me/without": None,
-}
-
-
-def test_a_card_that_was_edited_on_the_hub_is_not_overwritten(server, folder, tmp_path):
-    for name, card in LEFT_BLANK.items():
-        server.add("model", name, {} if card is None else {"README.md": card})
-    server.add("model", "me/of-other-origin", {"README.md": b"# My flowers\n"})
-    names = ["me/flowers", "me/flowers", *LEFT_BLANK, "me/of-other-origin"]
-    hub = {"home": tmp_path, "hub": server.url, "HF_TOKEN": TOKEN}
-    *pushed, refused = run_python(PUSH_AGAIN, folder, *names, **hub).stdout.splitlines()
-    assert len(pushed) == 5 and all(line.startswith(server.url) for line in pushed), pushed
-    assert all(sorted(server.model(name).files) == UPLOADED for name in names[:-1])
-    assert refused.startswith(
-        "ValueError: The card of me/of-other-origin was edited on the Hub, so nothing was uploaded"
-    )
-    assert "`--keep_card`" in refused and "`overwrite_card=True`" in refused
-    assert server.model("me/of-other-origin").files == {"README.md": b"# My flowers\n"}
-
-    flowers = server.model("me/flowers")
-    edited = flowers.files | {"README.md": flowers.files["README.md"].replace(b"# flowers", b"# Our flowers")}
-    flowers.commit(edited | {"samples.png": b"a better picture", "model_index.json": b"{}"})
-    before = flowers.head
-    both = json.dumps({"keep_card": True, "overwrite_card": True})
-    pickled = json.dumps({"safe_serialization": False})
-    lines = run_python(PUSH_AGAIN, folder, "me/flowers", both, pickled, json.dumps({"keep_card": True}), **hub)
-    lines = lines.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["ValueError"] * 3 + ["http"]
-    assert "choose one" in lines[1] and "pickles" in lines[2] and list(flowers.commits)[-2] == before
-    assert flowers.files["README.md"] == edited["README.md"] and flowers.files["samples.png"] == b"a better picture"
-    assert flowers.files["model_index.json"] == (folder / "model_index.json").read_bytes()
-
-    completed = run_script("push_to_hub.py", folder, "me/flowers", hub=server.url, home=tmp_path)
-    assert completed.returncode == 1 and "was edited on the Hub" in completed.stderr.splitlines()[-1]
-    completed = run_script("push_to_hub.py", folder, "me/flowers", "--overwrite_card", hub=server.url, home=tmp_path)
-    assert completed.returncode == 0, completed.stderr
-    assert b"# flowers\n" in flowers.files["README.md"] and len(flowers.files["samples.png"]) > 1000
-
-
-UPLOAD_LATE = """
-import sys
-from flower_ddim.hub.upload import upload_folder
-
-print(upload_folder(sys.argv[1], "me/flowers", None, overwrite_card=True, parent_commit="0" * 40))
-"""
-
-
-def test_an_edit_between_check_and_upload_is_noticed(server, folder, tmp_path):
-    server.add("model", "me/flowers", {"README.md": b"# My flowers\n"})
-    completed = run_python(UPLOAD_LATE, folder, home=tmp_path, hub=server.url, HF_TOKEN=TOKEN)
-    assert "(412): somebody has changed the repository meanwhile, so try again." in completed.stderr.splitlines()[-1]
-    assert server.model("me/flowers").files == {"README.md": b"# My flowers\n"}
-
-
 @pytest.mark.parametrize("installed", [True, False], ids=["with the package", "without it"])
-def test_a_variant_is_verified_and_loaded_as_one(server, folder, tmp_path, installed):
+def test_a_variant_is_verified_and_loaded_as_one(server, saved, tmp_path, installed):
     variant = tmp_path / "variant"
-    FlowerDDIMPipeline.from_pretrained(folder, dtype=torch.float16).save_pretrained(variant, variant="fp16")
-    completed = run_script("push_to_hub.py", variant, "me/flowers", "--variant", "fp16", hub=server.url, home=tmp_path)
+    FlowerDDIMPipeline.from_pretrained(saved, dtype=torch.float16).save_pretrained(variant, variant="fp16")
+    completed = run_hub_script(
+        "push_to_hub.py", variant, "me/flowers", "--variant", "fp16", hub=server.url, home=tmp_path
+    )
     assert completed.returncode == 0, completed.stderr
     weights = "unet/diffusion_pytorch_model.fp16.safetensors"
     expected = [name for name in UPLOADED if not name.endswith(".safetensors")] + [weights]
@@ -325,7 +207,7 @@ def test_training_pushes_the_pipeline_and_nothing_else(server, tmp_path):
     options = {"push_to_hub": True, "hub_model_id": "flowers", "hub_token": TOKEN, "hub_private_repo": True}
     options["license"] = "cc-by-4.0"
     options |= {"max_train_steps": 2}
-    completed = run_script(
+    completed = run_hub_script(
         "train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path, token="hf_wrong"
     )
     assert completed.returncode == 0, completed.stderr
@@ -345,7 +227,7 @@ def test_training_pushes_the_pipeline_and_nothing_else(server, tmp_path):
 
 def test_refusals_come_before_the_training(server, tmp_path):
     options = {"push_to_hub": True, "hub_model_id": "me/flowers"}
-    completed = run_script(
+    completed = run_hub_script(
         "train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path, token="hf_wrong"
     )
     assert completed.returncode == 1 and "me/flowers cannot be used (401): log in" in completed.stderr
@@ -361,67 +243,9 @@ def test_training_reads_a_data_set_of_the_hub(server, tmp_path):
     files = {"data/train-00000-of-00001.parquet": (tmp_path / "few.parquet").read_bytes()}
     server.add("dataset", "me/few-flowers", files, private=True)
     options = {"train_data_dir": None, "dataset_name": "me/few-flowers", "max_train_steps": 2, "cache_dir": None}
-    completed = run_script("train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path / "home")
+    completed = run_hub_script("train.py", *words(tmp_path / "run", **options), hub=server.url, home=tmp_path / "home")
     assert completed.returncode == 0, completed.stderr
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["images"] == 32
     options = words(tmp_path / "refused", **options | {"dataset_name": "me/none"})
-    completed = run_script("train.py", *options, hub=server.url, home=tmp_path / "home")
+    completed = run_hub_script("train.py", *options, hub=server.url, home=tmp_path / "home")
     assert completed.returncode == 1 and "There is no data set 'me/none' on the Hub" in completed.stderr
-
-
-@pytest.mark.slow
-def test_the_script_shows_what_it_uploads_and_takes_nothing_else(server, folder, tmp_path):
-    model = shutil.copytree(folder, tmp_path / "model")
-    (model / "checkpoint-5" / "state").mkdir(parents=True)
-    for name in ("checkpoint-5/state/optimizer.bin", "unet/secret.safetensors", "notes.txt", "data.parquet"):
-        (model / name).write_bytes(b"not for others")
-    completed = run_script("push_to_hub.py", model, "me/mine", "--dry_run", hub=server.url, home=tmp_path)
-    assert completed.returncode == 0, completed.stderr
-    *lines, last = completed.stdout.splitlines()
-    assert [line.split()[1] for line in lines] == UPLOADED and last == "Nothing was uploaded to the model me/mine."
-    assert not server.repositories
-    completed = run_script("push_to_hub.py", model, "me/mine", "--private", hub=server.url, home=tmp_path)
-    assert completed.returncode == 0, completed.stderr
-    assert sorted(server.model("me/mine").files) == UPLOADED and server.model("me/mine").private
-
-
-@pytest.mark.slow
-def test_the_script_verifies_first(server, folder, tmp_path):
-    model = shutil.copytree(folder, tmp_path / "model")
-    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    for arguments, message in (
-        ((model, "me/mine"), "damaged"),
-        ((tmp_path / "none", "me/mine"), "There is no folder"),
-    ):
-        completed = run_script("push_to_hub.py", *arguments, hub=server.url, home=tmp_path)
-        assert completed.returncode == 1 and message in completed.stderr and "Traceback" not in completed.stderr
-    assert not server.repositories
-
-
-def test_a_space_holds_the_page_the_model_and_its_requirements(server, folder, tmp_path):
-    completed = run_script("push_to_hub.py", folder, "me/play", "--space", hub=server.url, home=tmp_path)
-    assert completed.returncode == 0, completed.stderr
-    space = server.repositories["space", "me/play"]
-    assert space.details["sdk"] == "gradio"
-    assert {"README.md", "app.py", "requirements.txt", "model/model_index.json"} < set(space.files)
-    card = RepoCard(space.files["README.md"].decode())
-    assert card.data.sdk == "gradio" and card.data.app_file == "app.py"
-    requirements = space.files["requirements.txt"].decode().splitlines()
-    names = {re.match(r"\w+", line)[0] for line in requirements}
-    assert names == {"torch", "diffusers", "accelerate", "safetensors", "numpy", "Pillow", "gradio"}
-    assert b"flower_ddim" not in space.files["app.py"]
-    assert b"cuda.is_available()" in space.files["app.py"]
-
-
-def test_the_card_of_a_space_is_not_overwritten_either(server, folder, tmp_path):
-    server.add("space", "me/play", {"README.md": b"---\nsdk: gradio\n---\n# Come and play\n"})
-    before = server.repositories["space", "me/play"].files
-    push = ("push_to_hub.py", folder, "me/play", "--space")
-    completed = run_script(*push, hub=server.url, home=tmp_path)
-    assert completed.returncode == 1 and "The card of me/play was edited" in completed.stderr.splitlines()[-1]
-    assert server.repositories["space", "me/play"].files == before
-    completed = run_script(*push, "--keep_card", hub=server.url, home=tmp_path)
-    assert completed.returncode == 0 and "README.md" not in completed.stdout, completed.stderr
-    after = server.repositories["space", "me/play"].files
-    assert after["README.md"] == before["README.md"] and "app.py" in after

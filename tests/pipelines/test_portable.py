@@ -8,37 +8,18 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, make_stock_unet, make_unet
+from conftest import ROOT, generate_two, load_pipeline, make_stock_unet, make_unet
 from diffusers import DDIMScheduler, DiffusionPipeline
 from outside import run_python
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline
 from flower_ddim.conversion.to_diffusers import export_to_diffusers
 from flower_ddim.models import unet_flower_ddim
 from flower_ddim.pipelines.inlining import standalone_source
 
 
 MODULES = ["pipeline_flower_ddim.py", "scheduler/scheduling_flower_ddim.py", "unet/unet_flower_ddim.py"]
-STATISTICS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    FlowerDDIMPipeline(make_unet(**STATISTICS), FlowerDDIMScheduler()).save_pretrained(folder)
-    return folder
-
-
-def load(folder, **components):
-    pipe = FlowerDDIMPipeline.from_pretrained(folder, **components)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def generate(pipe):
-    latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    return pipe(latents=latents, num_inference_steps=5, output_type="pt").images
 
 
 def test_a_folder_holds_its_code_in_files_that_stand_alone(saved):
@@ -63,7 +44,7 @@ def test_standing_alone_is_standing_still(saved):
 
 
 def test_folders_say_nothing_of_where_they_come_from(saved, tmp_path):
-    load(saved).save_pretrained(tmp_path)
+    load_pipeline(saved).save_pretrained(tmp_path)
     files = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     for file in files:
@@ -90,10 +71,10 @@ torch.save(pipe(latents=latents, num_inference_steps=5, output_type="pt").images
     assert completed.returncode == 0, completed.stderr
     torch.testing.assert_close(torch.load(tmp_path / "images.pt"), expected, rtol=0, atol=1e-4)
     if installed:
-        pipe = load(BEFORE)
-        torch.testing.assert_close(generate(pipe), expected, rtol=0, atol=1e-4)
+        pipe = load_pipeline(BEFORE)
+        torch.testing.assert_close(generate_two(pipe), expected, rtol=0, atol=1e-4)
         pipe.save_pretrained(tmp_path / "again")
-        assert torch.equal(generate(load(tmp_path / "again")), generate(pipe))
+        assert torch.equal(generate_two(load_pipeline(tmp_path / "again")), generate_two(pipe))
 
 
 OUTSIDE = """
@@ -143,7 +124,7 @@ def outside(saved, tmp_path_factory):
 
 def test_without_the_package_the_images_are_the_same(saved, outside):
     _, images = outside
-    expected = generate(load(saved))
+    expected = generate_two(load_pipeline(saved))
     assert torch.equal(images[saved.name], expected)
     for again in ("again", "stock", "diffusers"):
         torch.testing.assert_close(images[again], expected, rtol=0, atol=1e-4)
@@ -154,31 +135,31 @@ def test_what_was_saved_again_without_the_package_is_the_same_and_loads_with_it(
     folder, images = outside
     for file in (path.relative_to(saved) for path in saved.rglob("*") if path.is_file()):
         assert (saved / file).read_bytes() == (folder / "again" / file).read_bytes(), file
-    pipe = load(folder / "again")
+    pipe = load_pipeline(folder / "again")
     assert type(pipe.unet).__module__ == "flower_ddim.models.unet_flower_ddim"
-    assert torch.equal(generate(pipe), images[saved.name])
+    assert torch.equal(generate_two(pipe), images[saved.name])
     pipe.save_pretrained(tmp_path)
-    assert torch.equal(generate(load(tmp_path)), images[saved.name])
-    assert type(load(folder / "stock").scheduler) is DDIMScheduler
+    assert torch.equal(generate_two(load_pipeline(tmp_path)), images[saved.name])
+    assert type(load_pipeline(folder / "stock").scheduler) is DDIMScheduler
 
 
 def test_components_can_be_overridden(saved, tmp_path):
-    scheduler = DDIMScheduler.from_config(load(saved).scheduler.config)
-    assert load(saved, scheduler=scheduler).scheduler is scheduler
+    scheduler = DDIMScheduler.from_config(load_pipeline(saved).scheduler.config)
+    assert load_pipeline(saved, scheduler=scheduler).scheduler is scheduler
     unet = make_unet()
-    pipe = load(saved, unet=unet)
+    pipe = load_pipeline(saved, unet=unet)
     assert pipe.unet is unet
-    stock = load(saved, unet=make_stock_unet())
+    stock = load_pipeline(saved, unet=make_stock_unet())
     stock.save_pretrained(tmp_path)
     assert not (tmp_path / "unet" / "unet_flower_ddim.py").exists()
-    assert torch.equal(generate(load(tmp_path)), generate(stock))
+    assert torch.equal(generate_two(load_pipeline(tmp_path)), generate_two(stock))
 
 
 def test_the_code_in_a_folder_is_not_run_by_the_package(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "model")
     for module in MODULES:
         (folder / module).write_text("raise SystemExit('code of the folder was run')")
-    assert torch.equal(generate(load(folder)), generate(load(saved)))
+    assert torch.equal(generate_two(load_pipeline(folder)), generate_two(load_pipeline(saved)))
     with pytest.raises(ValueError, match="trust_remote_code"):
         DiffusionPipeline.from_pretrained(folder)
 
@@ -191,17 +172,17 @@ def test_folders_in_the_plain_form_load_and_are_saved_in_the_new_one(saved, tmp_
     index["unet"][0] = "flower_ddim.unet_flower_ddim"
     index["scheduler"][0] = "flower_ddim.scheduling_flower_ddim"
     (folder / "model_index.json").write_text(json.dumps(index))
-    pipe = load(folder)
-    assert torch.equal(generate(pipe), generate(load(saved)))
+    pipe = load_pipeline(folder)
+    assert torch.equal(generate_two(pipe), generate_two(load_pipeline(saved)))
     pipe.save_pretrained(tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").rglob("*.py")) == [
         path.rpartition("/")[2] for path in MODULES
     ]
-    assert load(PRETRAINED).unet.config.sample_size == 64
+    assert load_pipeline(PRETRAINED).unet.config.sample_size == 64
 
 
 def test_the_parts_of_a_stock_export_go_into_a_loop_of_ones_own(saved, tmp_path):
-    pipe = load(saved)
+    pipe = load_pipeline(saved)
     export_to_diffusers(pipe, tmp_path / "export")
     assert json.loads((tmp_path / "export" / "model_index.json").read_text())["scheduler"] == [
         "diffusers",
@@ -227,7 +208,7 @@ torch.save((latents * std + mean).clamp(0, 1), sys.argv[2])
     completed = run_python(code, tmp_path / "export", tmp_path / "images.pt", home=tmp_path, installed=False)
     assert completed.returncode == 0, completed.stderr
     images = torch.load(tmp_path / "images.pt", weights_only=True)
-    torch.testing.assert_close(images, generate(pipe), rtol=0, atol=1e-4)
+    torch.testing.assert_close(images, generate_two(pipe), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -251,40 +232,7 @@ def test_only_models_are_loaded_as_models(saved, tmp_path, entry):
     index = json.loads((folder / "model_index.json").read_text()) | {"unet": entry}
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="`unet` is .* must be \\[library, class\\] of a ModelMixin"):
-        load(folder)
-
-
-def test_pickled_weights_are_refused_with_the_way_to_convert_them(saved, tmp_path):
-    with pytest.raises(ValueError, match="pickle.*convert it with .*save_file"):
-        FlowerDDIMPipeline.from_pretrained(saved, use_safetensors=False)
-    for name, unet in (("ours", make_unet()), ("stock", make_stock_unet())):
-        folder = tmp_path / name
-        FlowerDDIMPipeline(unet, FlowerDDIMScheduler()).save_pretrained(folder, safe_serialization=False)
-        with pytest.raises(OSError, match="pickle.*convert it with .*save_file"):
-            FlowerDDIMPipeline.from_pretrained(folder)
-        torch_file, safe = (folder / "unet" / f"diffusion_pytorch_model.{ending}" for ending in ("bin", "safetensors"))
-        save_file(torch.load(torch_file, weights_only=True), safe)
-        torch_file.unlink()
-        assert generate(load(folder)).isfinite().all()
-
-
-@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}])
-def test_missing_weights_name_the_variants_that_there_are(saved, tmp_path, options):
-    load(saved).save_pretrained(tmp_path, variant="fp16", **options)
-    with pytest.raises(OSError, match='asked for: pass `variant="fp16"`\\.$'):
-        load(tmp_path)
-    assert torch.equal(generate(load(tmp_path, variant="fp16")), generate(load(saved)))
-    with pytest.raises(OSError, match="asked for: leave `variant` out\\.$"):
-        load(saved, variant="bf16")
-
-
-@pytest.mark.parametrize("variant", [None, "fp16"])
-def test_one_file_follows_several_and_the_other_way_round(saved, tmp_path, variant):
-    pipe = load(saved)
-    for options in ({"max_shard_size": "20KB"}, {}, {"max_shard_size": "40KB"}, {}):
-        pipe.save_pretrained(tmp_path, variant=variant, **options)
-        assert bool(list((tmp_path / "unet").glob("*.index*.json"))) == bool(options)
-        assert torch.equal(generate(load(tmp_path, variant=variant)), generate(pipe))
+        load_pipeline(folder)
 
 
 AUTO_MODEL = """
@@ -303,17 +251,17 @@ print("done")
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_auto_model_finds_the_network(saved, noise, tmp_path, installed):
-    torch.save([noise, load(saved).unet(noise, 7).sample.detach()], tmp_path / "expected.pt")
+    torch.save([noise, load_pipeline(saved).unet(noise, 7).sample.detach()], tmp_path / "expected.pt")
     completed = run_python(AUTO_MODEL, saved, tmp_path / "expected.pt", home=tmp_path, installed=installed)
     assert completed.stdout.splitlines()[-1:] == ["done"], completed.stderr
     assert "not expected" not in completed.stderr
-    load(saved, unet=make_stock_unet()).save_pretrained(tmp_path / "stock")
+    load_pipeline(saved, unet=make_stock_unet()).save_pretrained(tmp_path / "stock")
     assert "auto_map" not in (tmp_path / "stock" / "model_index.json").read_text()
 
 
 def test_nothing_is_said_of_entries_for_others(saved, caplog):
     caplog.set_level("WARNING", logger="diffusers")
-    load(saved)
+    load_pipeline(saved)
     DiffusionPipeline.from_pretrained(saved, trust_remote_code=True)
     assert "not expected" not in caplog.text
 
@@ -328,43 +276,3 @@ def test_a_failed_load_leaves_no_module_behind(saved, tmp_path):
     gc.collect()
     left = {name for name in set(sys.modules) - before if not name.startswith("diffusers_modules")}
     assert not [name for name in left if "flower" in name]
-
-
-def push(pipe, repo_id, token=None, variant=None):
-    """Stands in for the upload."""
-    return repo_id, token, variant
-
-
-def push_without_variant(pipe, repo_id, token=None):
-    """Stands in for an upload that knows no variants."""
-
-
-@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
-@pytest.mark.parametrize(
-    "option, message",
-    [
-        ({"safe_serialization": False}, "would upload pickles"),
-        ({"variant": "fp16"}, "does not take `variant`: leave that out, or upload a folder"),
-    ],
-)
-def test_uploads_in_another_form_are_refused_before_anything_is_done(
-    saved, tmp_path, monkeypatch, way, option, message
-):
-    monkeypatch.setattr("flower_ddim.hub.upload.push_pipeline", push_without_variant)
-    arguments = {"push_to_hub": True} if way == "save_pretrained" else {}
-    with pytest.raises(ValueError, match=message):
-        getattr(load(saved), way)(str(tmp_path / "new"), **arguments, **option)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("option", [{"safe_serialization": True}, {"variant": None}, {"variant": "fp16"}])
-def test_uploads_take_what_they_can(saved, tmp_path, monkeypatch, option):
-    monkeypatch.setattr("flower_ddim.hub.upload.push_pipeline", push)
-    pipe = load(saved)
-    assert pipe.push_to_hub("me/flowers", token="t", **option) == ("me/flowers", "t", option.get("variant"))
-    pushed = []
-    monkeypatch.setattr(
-        "flower_ddim.hub.upload.push_pipeline", lambda *args, variant=None: pushed.append((args, variant))
-    )
-    pipe.save_pretrained(tmp_path / "flowers", push_to_hub=True, **option)
-    assert pushed == [((pipe, "flowers"), option.get("variant"))]
