@@ -9,6 +9,7 @@ from pictures import confetti, png, stripes
 from PIL import Image
 
 from flower_ddim.data.decoding import decode_images
+from flower_ddim.data.folders import skipped_by_type
 from flower_ddim.data.sources import image_column, open_dataset, open_splits, split_train_validation
 from flower_ddim.data.streaming import StreamedImages
 
@@ -177,6 +178,7 @@ def test_files_that_cannot_be_read_are_counted_and_named(tmp_path, cache, caplog
     dataset = open_dataset(data_dir=str(tmp_path / "data"), **cache)
     assert len(decode_images(dataset, 8)) == 3
     assert "2 files skipped: .heic" in caplog.text
+    assert skipped_by_type(tmp_path / "data") == {".heic": 2}
     (tmp_path / "phone").mkdir()
     (tmp_path / "data" / "a.heic").rename(tmp_path / "phone" / "a.heic")
     with pytest.raises(FileNotFoundError, match=r"phone holds no pictures .*\.heic.*save"):

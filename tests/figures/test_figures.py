@@ -250,6 +250,13 @@ def test_gallery_explains_what_is_missing(tmp_path):
             Gallery(tmp_path).draw([name])
 
 
+def test_a_figure_that_cannot_be_written_is_found_before_any_is_drawn(tmp_path):
+    (tmp_path / "embedding.png").mkdir()
+    with pytest.raises(OSError, match="embedding.png cannot be written: it is a folder"):
+        Gallery(tmp_path).draw(["schedules", "embedding"])
+    assert not (tmp_path / "schedules.png").exists()
+
+
 @pytest.mark.slow
 def test_every_figure_is_written_by_the_script(run_script, tmp_path):
     make_pipe(block_out_channels=(4, 8)).save_pretrained(tmp_path / "model")

@@ -1,4 +1,5 @@
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def test_a_document_without_the_marks_is_left_alone(tmp_path, text):
     with pytest.raises(ValueError, match="<!-- x --> and <!-- /x -->"):
         replace_block(document, "x", "new\n")
     assert document.read_text() == text
+
+
+@pytest.mark.parametrize("command", [["benchmark", "sizes"], ["evaluate", "score"]])
+def test_a_document_is_looked_at_before_anything_is_measured(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Path("doc.md").write_text("nothing\n")
+    with pytest.raises(ValueError, match="doc.md has no place for"):
+        import_module(f"flower_ddim.commands.{command[0]}").main([*command[1:], "--document", "doc.md"])
+    with pytest.raises(OSError, match="none.md"):
+        import_module(f"flower_ddim.commands.{command[0]}").main([*command[1:], "--document", "none.md"])
+    assert [path.name for path in tmp_path.iterdir()] == ["doc.md"]
 
 
 def block(document, name):

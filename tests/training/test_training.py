@@ -296,6 +296,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(runs, capsys):
         "parameters:",
         "gflop_per_image_forward:",
         "pictures: 128",
+        "files_skipped:\n    .md: 1\n",
         "steps_per_epoch: 40",
         "first_samples_at_step: 10",
         "rough_seconds_per_step:",

@@ -11,15 +11,20 @@ TRAINING_FACTOR = 3
 MISSING = "–"
 
 
+COMPARISON_TABLES = ("machine", "training", "generation", "startup")
+SIZES_TABLES = ("sizes-machine", "sizes-training", "sizes-generation")
+
+
 def comparison_tables(result: dict) -> dict[str, str]:
-    """Writes the tables `machine`, `training`, `generation` and `startup`, by name, from the result of `compare`."""
+    """Writes the tables `COMPARISON_TABLES`, by name, from the result of `compare`."""
     steps = result["settings"]["num_inference_steps"]
-    return {
-        "machine": machine_table(result),
-        "training": throughput_table(result["training"], TRAINING_FACTOR),
-        "generation": throughput_table(result["generation"], steps),
-        "startup": startup_table(result),
-    }
+    tables = (
+        machine_table(result),
+        throughput_table(result["training"], TRAINING_FACTOR),
+        throughput_table(result["generation"], steps),
+        startup_table(result),
+    )
+    return dict(zip(COMPARISON_TABLES, tables, strict=True))
 
 
 def throughput_table(rows: dict[str, dict], passes: int) -> str:
@@ -89,12 +94,10 @@ def machine_table(result: dict) -> str:
 
 
 def sizes_tables(result: dict) -> dict[str, str]:
-    """Writes the tables `sizes-machine`, `sizes-training` and `sizes-generation` from the result of `measure_sizes`."""
-    return {
-        "sizes-machine": machine_table(result),
-        "sizes-training": _sizes_table(result["cells"], "train"),
-        "sizes-generation": _sizes_table(result["cells"], "generate"),
-    }
+    """Writes the tables `SIZES_TABLES`, by name, from the result of `measure_sizes`."""
+    cells = result["cells"]
+    tables = (machine_table(result), _sizes_table(cells, "train"), _sizes_table(cells, "generate"))
+    return dict(zip(SIZES_TABLES, tables, strict=True))
 
 
 def _sizes_table(cells: Sequence[dict], task: str) -> str:

@@ -4,7 +4,7 @@ from accelerate import PartialState
 
 from .. import FlowerDDIMPipeline
 from ..entrance import Parser
-from .models import add_model_option
+from .options import add_model_option
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):

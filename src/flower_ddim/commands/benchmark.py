@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 from ..benchmarks.comparison import ENTRANTS, Settings, compare
 from ..benchmarks.processes import find_tensorflow
-from ..benchmarks.report import comparison_tables, sizes_tables
+from ..benchmarks.report import COMPARISON_TABLES, SIZES_TABLES, comparison_tables, sizes_tables
 from ..benchmarks.sizes import SizeSettings, measure_sizes
 from ..entrance import Parser
 from ..machine import describe_machine, usable_cores
-from ..storage.documents import replace_block
+from ..storage.documents import check_blocks, replace_block
 from ..storage.files import check_output, write_json
 
 
@@ -55,6 +55,8 @@ def _parse(arguments, prog):
 def main(arguments: list[str] | None = None, prog: str | None = None):
     args = _parse(arguments, prog)
     check_output(args.output)
+    if args.document:
+        check_blocks(args.document, COMPARISON_TABLES if args.verb == "compare" else SIZES_TABLES)
     options = {name: value for name, value in vars(args).items() if name not in ("verb", "output", "document")}
     result = {"machine": describe_machine(args.threads)}
     start = time.perf_counter()

@@ -26,10 +26,10 @@ from ..evaluation.scoring import (
     score_folder,
 )
 from ..sampling.solvers import SOLVERS
-from ..storage.documents import replace_block
+from ..storage.documents import check_blocks, replace_block
 from ..storage.files import check_output, write_json
 from ..training.pictures import pictures_of_training
-from .models import add_model_option
+from .options import add_format_option, add_model_option
 
 
 def _parse(arguments, prog):
@@ -73,7 +73,7 @@ def _parse(arguments, prog):
     for options in (score, folder, steps, overfitting):
         options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
     for options in (steps, overfitting):
-        options.add_argument("--format", default="png", help="of the figures: png, webp, svg or pdf")
+        add_format_option(options)
     return parser.parse_args(arguments)
 
 
@@ -149,7 +149,7 @@ def _steps(args):
     result = _scored_model(args, Reference.load(args.reference)).quality_against_steps(args.steps, args.solvers)
     if PartialState().is_main_process:
         write_json(args.output, result)
-        quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(f".{args.format}"))
+        quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(f".{args.image_format}"))
         _report(steps_table(result), args, args.output)
 
 
@@ -183,7 +183,7 @@ def _overfitting(args):
             "nearest_distances": nearest_distances(memorization.distances),
         }
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.{args.format}")
+            figure.savefig(folder / f"{name}.{args.image_format}")
         _report(memorization_table(memorization.report), args, folder)
 
 
@@ -210,4 +210,6 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         "overfitting": _overfitting,
     }
     check_output(Path(args.output_dir, "overfitting.json") if args.verb == "overfitting" else args.output)
+    if getattr(args, "document", None):  # `reference` measures nothing to put into one
+        check_blocks(args.document, [args.verb])
     verbs[args.verb](args)

@@ -1,7 +1,7 @@
 """Draws the figures of the chapter into a folder: all of them, or those that are named."""
 
 from ..entrance import Parser
-from .models import add_model_option
+from .options import add_format_option, add_model_option
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     parser.add_argument("--checkpoints", nargs="+", default=[], help="pipeline folders, for samples_by_epoch")
     parser.add_argument("--num_inversions", type=int, default=16, help="pictures that the inversion is measured on")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next one has the next seed")
-    parser.add_argument("--format", dest="image_format", default="png", help="png, webp, svg or pdf")
+    add_format_option(parser)
     args = vars(parser.parse_args(arguments))
     names = args.pop("only")
     Gallery(**args).draw(names)

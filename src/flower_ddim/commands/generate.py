@@ -15,7 +15,7 @@ from ..sampling.compilation import compile_unet
 from ..sampling.generate import generate_folder, generate_numbers
 from ..sampling.solvers import SOLVERS, with_solver
 from ..storage.files import check_output, replacing
-from .models import add_model_option
+from .options import add_model_option
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):

@@ -7,7 +7,7 @@ from ..data.picture_files import read_picture
 from ..entrance import Parser
 from ..sampling.generate import noise_of_seeds
 from ..storage.files import check_output, replacing
-from .models import add_model_option
+from .options import add_model_option
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):

@@ -5,6 +5,7 @@ Names are taken literally: what would be a pattern or an address elsewhere (`[20
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -75,9 +76,20 @@ def parquet_files(folder: Path, files: list[Path]) -> dict[str, list[str]] | Non
     return _by_split(folder, tables, _split_in_name)
 
 
+def skipped_by_type(folder: Path) -> dict[str, int]:
+    """How many files of a folder no picture is read from, by their endings."""
+    files = list_files(folder)
+    read = set(_tables(files) or _pictures(files))
+    return dict(Counter(_suffix(file) for file in files if file not in read).most_common())
+
+
 def suffixes(files: Iterable[Path]) -> str:
     """The endings of files, each once."""
-    return ", ".join(sorted({file.suffix.lower() or "without an ending" for file in files}))
+    return ", ".join(sorted({_suffix(file) for file in files}))
+
+
+def _suffix(file: Path) -> str:
+    return file.suffix.lower() or "without an ending"
 
 
 def _counted(files: Collection[Path]) -> str:

@@ -12,7 +12,7 @@ from ..data.decoding import open_encoded
 from ..data.sources import image_column, open_dataset
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import noise_of_seeds
-from ..storage.files import write_text
+from ..storage.files import check_output, write_text
 
 
 class Gallery:
@@ -78,10 +78,12 @@ class Gallery:
             if not given.get(name, True):
                 needed = {"loss_curve": "metrics", "samples_by_epoch": "checkpoints"}.get(name, "data")
                 raise ValueError(f"The figure {name!r} is drawn from `{needed}`: give some.")
+        names = [name for name in names or self.NAMES if given.get(name, True)]
+        for name in names:
+            check_output(self._path(name))
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        for name in names or self.NAMES:
-            if given.get(name, True):
-                getattr(self, name)()
+        for name in names:
+            getattr(self, name)()
 
     def dataset(self):
         self._save("dataset", figures.dataset(figures.real_pixels(self.pipe, self._pictures(40)), columns=10))
@@ -151,8 +153,11 @@ class Gallery:
         encoded = self._dataset.cast_column(column, Image(decode=False))
         return [open_encoded(encoded[i * len(encoded) // count][column]) for i in range(count)]
 
+    def _path(self, name: str) -> Path:
+        return self.output_dir / f"{name}.{self.image_format}"
+
     def _save(self, name: str, figure):
-        path = self.output_dir / f"{name}.{self.image_format}"
+        path = self._path(name)
         options = {"pil_kwargs": {"quality": 80, "method": 6}} if self.image_format == "webp" else {}
         figure.savefig(path, **options)
         print(path, flush=True)

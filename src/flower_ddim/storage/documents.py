@@ -1,8 +1,21 @@
 """Puts measured numbers into documents, between two marks."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from .files import write_text
+from .files import check_output, write_text
+
+
+def check_blocks(document: str | Path, names: Iterable[str]):
+    """Makes sure that a document has a place for every one of these blocks. A caller asks before it measures.
+
+    Raises:
+        OSError: if there is no such document, or it cannot be written.
+        ValueError: if it lacks the two marks of a block.
+    """
+    check_output(document)
+    for name in names:
+        _split(document, name)
 
 
 def replace_block(document: str | Path, name: str, text: str):
@@ -11,9 +24,15 @@ def replace_block(document: str | Path, name: str, text: str):
     Raises:
         ValueError: if the document does not have both marks, in this order.
     """
+    before, after = _split(document, name)
+    write_text(document, before + text + after)
+
+
+def _split(document: str | Path, name: str) -> tuple[str, str]:
+    """The document up to the first mark of a block, and from the second one on, with the marks."""
     document = Path(document)
     before, begin, rest = document.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->")
     if not (begin and end):
         raise ValueError(f"{document} has no place for {name}: add the lines <!-- {name} --> and <!-- /{name} -->.")
-    write_text(document, before + begin + text + end + after)
+    return before + begin, end + after

@@ -1,9 +1,11 @@
 """What a training would be, told before it: how many steps, when the first samples come, and roughly how long it takes."""
 
 import time
+from pathlib import Path
 
 import torch
 
+from ..data.folders import skipped_by_type
 from .loss import diffusion_loss
 from .trainer import Trainer
 
@@ -14,10 +16,12 @@ def preflight(trainer: Trainer) -> dict:
     The time is that of one step on noise, without a compiler and without what a run does besides; a rough one.
     """
     config, pictures = trainer.config, trainer.pictures
+    folder = Path(config.train_data_dir or config.dataset_name)
     seconds = _seconds_of_a_step(trainer)
     course = {
         "pictures": pictures.num_train,
         "pictures_for_validation": pictures.num_validation,
+        "files_skipped": skipped_by_type(folder) if folder.is_dir() else {},
         "steps_per_epoch": trainer.steps_per_epoch,
         "first_samples_at_step": _first_samples(trainer),
         "rough_seconds_per_step": round(seconds, 3),

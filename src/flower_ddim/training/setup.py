@@ -4,7 +4,6 @@ import copy
 import importlib.util
 import logging
 import os
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 from .config import TrainingConfig
 from .growth import zero_init_levels
 from .resuming import recorded_options
+from .stopping import PROCESS_GROUP_TIMEOUT
 
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             DistributedDataParallelKwargs(
                 broadcast_buffers=False, find_unused_parameters=config.growth_steps is not None
             ),
-            # The other processes wait while the first one decodes the pictures.
-            InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+            InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
         ],
     )
     device = accelerator.device.type

@@ -3,10 +3,16 @@
 import signal
 import threading
 import time
+from datetime import timedelta
 from enum import IntEnum
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+
+
+# How long processes wait for each other: the first one decodes all pictures while the others wait.
+PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
 
 
 class StopReason(IntEnum):
@@ -38,7 +44,9 @@ class StopWatch:
     """
 
     def __init__(self, accelerator: Accelerator, minutes: float | None):
-        self.accelerator = accelerator
+        # Not the group of the gradients: on GPUs an answer from it would wait for all the work that is under way.
+        several = accelerator.num_processes > 1
+        self._group = dist.new_group(backend="gloo", timeout=PROCESS_GROUP_TIMEOUT) if several else None
         self.minutes = minutes
         self.reason = StopReason.NONE
 
@@ -61,9 +69,10 @@ class StopWatch:
         if self.minutes and time.monotonic() - self._start > 60 * self.minutes:
             self.reason = self.reason or StopReason.TIME_IS_UP
         agreed = self.reason
-        if self.accelerator.num_processes > 1:
-            own = torch.tensor([agreed], device=self.accelerator.device)
-            agreed = StopReason(int(self.accelerator.gather(own).max()))
+        if self._group:
+            highest = torch.tensor(int(agreed))
+            dist.all_reduce(highest, dist.ReduceOp.MAX, self._group)
+            agreed = StopReason(highest.item())
         # A signal that arrives while the others are asked is remembered, and does not make this process leave before them.
         self.reason = self.reason or agreed
         return agreed
