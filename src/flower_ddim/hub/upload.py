@@ -22,7 +22,6 @@ def push_pipeline(
     commit_message: str = "Upload pipeline",
     create_pr: bool = False,
     variant: str | None = None,
-    safe_serialization: bool = True,
     dataset: str | None = None,
     license: str | None = None,
     records: str | Path | None = None,
@@ -45,8 +44,6 @@ def push_pipeline(
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
         ValueError: if others could not load the pipeline, or somebody has edited the card.
     """
-    if not safe_serialization:
-        raise ValueError("`safe_serialization=False` would upload pickles, which can run any code: leave it out.")
     if keep_card and overwrite_card:
         raise ValueError("`keep_card` and `overwrite_card` contradict each other: choose one.")
     with tempfile.TemporaryDirectory() as folder:
