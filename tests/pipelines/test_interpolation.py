@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from flower_ddim import FlowerDDIMPipeline
+from flower_ddim.pipelines.interpolation import noise_path
 
 
 def test_interpolation_turns_from_one_noise_to_the_other(pipe, noise):
@@ -20,7 +20,7 @@ def test_interpolation_turns_from_one_noise_to_the_other(pipe, noise):
 
 def test_interpolation_keeps_unit_variance():
     anchors = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    path = FlowerDDIMPipeline._path(anchors, num_images=11, closed=False, rescale=False)
+    path = noise_path(anchors, num_images=11, closed=False, rescale=False)
     torch.testing.assert_close(path.var((1, 2, 3)), torch.ones(11), rtol=0, atol=0.05)
     torch.testing.assert_close(path[[0, -1]], anchors)
 
@@ -39,7 +39,7 @@ def test_interpolation_through_several_noises(pipe):
 
 def test_rescaled_interpolation_goes_evenly_from_one_deviation_to_the_other():
     a, b = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    path = FlowerDDIMPipeline._path(torch.stack([1.4 * a, 0.7 * b]), num_images=5, closed=False, rescale=True)
+    path = noise_path(torch.stack([1.4 * a, 0.7 * b]), num_images=5, closed=False, rescale=True)
     expected = 1.4 * 0.5 ** torch.linspace(0, 1, 5)
     torch.testing.assert_close(path.std((1, 2, 3)), expected, rtol=0.03, atol=0)
     torch.testing.assert_close(path[[0, -1]], torch.stack([1.4 * a, 0.7 * b]))

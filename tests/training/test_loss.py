@@ -27,7 +27,7 @@ def test_loss_is_the_error_of_what_is_predicted(prediction_type, loss):
     ]
     error = unet(signal * images + noise_rate * noise, 1000 * times - 1).sample - target
     expected = error.abs().mean() if loss == "mae" else error.square().mean()
-    measured = diffusion_loss(unet, scheduler, images, noise, times, loss)
+    measured = diffusion_loss(unet, scheduler, images, noise, times, loss=loss)
     torch.testing.assert_close(measured, expected, rtol=1e-4, atol=0)
 
 

@@ -83,10 +83,9 @@ def test_the_learning_rate_follows_the_optimizer_step_also_with_accumulation(run
 
 
 def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(runs):
-    whole = Trainer(small_config(runs / "one-pass", random_flip=True)).batches.training(5, 0)
-    trainer = Trainer(
-        small_config(runs / "four-parts", random_flip=True, train_batch_size=4, gradient_accumulation_steps=4)
-    )
+    shared = {"random_flip": True, "class_conditional": True, "class_dropout": 0.5}
+    whole = Trainer(small_config(runs / "one-pass", **shared)).batches.training(5, 0)
+    trainer = Trainer(small_config(runs / "four-parts", **shared, train_batch_size=4, gradient_accumulation_steps=4))
     parts = [trainer.batches.training(5, part) for part in range(4)]
     for i, tensor in enumerate(whole):
         assert torch.equal(torch.cat([part[i] for part in parts]), tensor)
@@ -117,11 +116,11 @@ def test_a_growing_network_begins_with_pooled_pictures_and_its_coarse_levels(run
     whole = Trainer(small_config(runs / "whole", max_train_steps=5))
     for step, side in ((1, 4), (2, 8)):
         reduction = 2 ** finest_level_at(step, options["growth_steps"])
-        pooled, noise, _ = trainer.batches.training(step, reduction=reduction)
+        pooled, noise, *_ = trainer.batches.training(step, reduction=reduction)
         images, *_ = whole.batches.training(step)
         assert torch.allclose(pooled, torch.nn.functional.avg_pool2d(images, 16 // side), atol=1e-6)
         assert noise.shape == pooled.shape and noise.std().item() == pytest.approx(side / 16, rel=0.05)
-    for after, before in zip(trainer.batches.training(3, 0), whole.batches.training(3, 0), strict=True):
+    for after, before in zip(trainer.batches.training(3, 0)[:3], whole.batches.training(3, 0)[:3], strict=True):
         assert torch.equal(after, before)
     bodies = [unet.down_blocks[0].resnets[0].conv2.weight for unet in (trainer.raw_unet, trainer.ema.averaged)]
     trainer.unet.train()

@@ -88,7 +88,9 @@ def decode_images(
         num_proc=num_workers or None,
         desc="decoding pictures",
     )
-    problems = [problem for problem in decoded["problem"] if problem]
+    problems = list(decoded["problem"])
+    kept = [i for i, problem in enumerate(problems) if problem is None]
+    problems = [problem for problem in problems if problem]
     if problems:
         logger.warning(
             f"{len(problems)} of {len(dataset)} pictures cannot be read and are skipped: {', '.join(problems)}"
@@ -97,5 +99,5 @@ def decode_images(
             raise ValueError(
                 f"None of the {len(dataset)} pictures can be read, first {problems[0]}: save them as JPEG or PNG."
             )
-        decoded = decoded.filter(lambda problem: problem is None, input_columns="problem").flatten_indices()
-    return ImageArray(decoded, resolution, cache)
+        decoded = decoded.select(kept).flatten_indices()
+    return ImageArray(decoded, resolution, cache, np.array(kept))

@@ -44,8 +44,10 @@ def _walk(folder: Path, inner: Path, entered: list[Path]) -> Iterable[Path]:
             yield from _walk(folder, inner / path.name, [*entered, place])
 
 
-def picture_files(folder: Path, files: list[Path]) -> dict[str, list[str]] | None:
-    """The pictures of every split as absolute paths; `None` for a folder of Parquet or other files.
+def picture_files(folder: Path, files: list[Path]) -> dict[str, dict[str, str | None]] | None:
+    """The pictures of every split, absolute paths with their classes; `None` for a folder of Parquet or other files.
+
+    The class of a picture is the name of the folder that holds it; those that lie beside the splits or in a split have none.
 
     The folders at the top are splits if all that hold pictures have names of `SPLITS` and no picture lies outside of them.
     Otherwise all pictures are one split, "train". A warning names what is skipped: files that are no raster pictures.
@@ -58,7 +60,12 @@ def picture_files(folder: Path, files: list[Path]) -> dict[str, list[str]] | Non
         logger.warning(
             f"{folder}: {_counted(skipped)} skipped: {suffixes(skipped)} (no pictures that can be read here)."
         )
-    return _by_split(folder, pictures, _split_of_top_folder)
+    splits = _by_split(folder, pictures, _split_of_top_folder)
+    top = 1 if all(map(_split_of_top_folder, pictures)) else 0  # folders that are splits
+    return {
+        split: {path: next(iter(Path(path).relative_to(folder).parts[top:-1][-1:]), None) for path in paths}
+        for split, paths in splits.items()
+    }
 
 
 def parquet_files(folder: Path, files: list[Path]) -> dict[str, list[str]] | None:

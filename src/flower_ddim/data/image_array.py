@@ -13,10 +13,13 @@ class ImageArray:
     C is 1 where every picture is grey, else 3.
 
     Args:
+        decoded: pixels, a row for each picture.
         cache: `"memory"`, `"disk"` (memory-mapped) or `"auto"`: memory if the pixels fill less than half of what is free.
+        kept: which pictures of the data set they are, those that could be decoded, shape (N,).
     """
 
-    def __init__(self, decoded: Dataset, resolution: int, cache: str = "memory"):
+    def __init__(self, decoded: Dataset, resolution: int, cache: str, kept: np.ndarray):
+        self.kept = kept
         self.chunks = [_chunk_pixels(chunk, resolution) for chunk in decoded.data.column("pixels").chunks]
         self.is_grey = all(map(are_grey, self._parts()))
         if cache == "auto":

@@ -6,16 +6,26 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, IterableDataset
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
 from datasets.table import table_cast
 
 
 READ_WHOLE = 2**20  # bytes: of larger files, so many are read to tell their content
 
 
-def dataset_of_pictures(paths: list[str], cache_dir: str | None, streaming: bool) -> Dataset | IterableDataset:
-    """A data set with one column, "image", of pictures in files of their own."""
-    return _dataset(_picture_rows, paths, Features({"image": Image()}), cache_dir, streaming)
+def dataset_of_pictures(
+    classes: dict[str, str | None], cache_dir: str | None, streaming: bool
+) -> Dataset | IterableDataset:
+    """A data set of pictures in files of their own: a column "image", and "label" where there are classes.
+
+    Args:
+        classes: path and class of every picture.
+    """
+    features = Features({"image": Image()})
+    if names := sorted({name for name in classes.values() if name is not None}):
+        features["label"] = ClassLabel(names=names)
+    lists = {"paths": list(classes), "labels": list(classes.values())}
+    return _dataset(_picture_rows, lists, features, cache_dir, streaming)
 
 
 def dataset_of_parquet(paths: list[str], cache_dir: str | None, streaming: bool) -> Dataset | IterableDataset:
@@ -27,20 +37,21 @@ def dataset_of_parquet(paths: list[str], cache_dir: str | None, streaming: bool)
     """
     with open(paths[0], "rb") as file:
         features = Features.from_arrow_schema(pq.read_schema(file))
-    return _dataset(_parquet_rows, paths, features, cache_dir, streaming)
+    return _dataset(_parquet_rows, {"paths": paths}, features, cache_dir, streaming)
 
 
-def _dataset(rows: Callable, paths: list[str], features: Features, cache_dir: str | None, streaming: bool):
+def _dataset(rows: Callable, lists: dict[str, list], features: Features, cache_dir: str | None, streaming: bool):
+    """`lists`, of which a process that streams is given its share, are arguments of `rows`."""
+    arguments = lists | {"features": features, "content": "" if streaming else content_key(lists["paths"])}
     if streaming:
-        return IterableDataset.from_generator(rows, features, {"paths": paths, "features": features, "content": ""})
-    arguments = {"paths": paths, "features": features, "content": content_key(paths)}
+        return IterableDataset.from_generator(rows, features, arguments)
     return Dataset.from_generator(rows, features, cache_dir, gen_kwargs=arguments)
 
 
-def _picture_rows(paths: list[str], features: Features, content: str) -> Iterator[dict]:
+def _picture_rows(paths: list[str], labels: list[str | None], features: Features, content: str) -> Iterator[dict]:
     """Rows of pictures. `content` only changes the key of the cache, here and below."""
-    for path in paths:
-        yield {"image": path}
+    for path, label in zip(paths, labels, strict=True):
+        yield {"image": path, "label": label} if "label" in features else {"image": path}
 
 
 def _parquet_rows(paths: list[str], features: Features, content: str) -> Iterator[dict]:

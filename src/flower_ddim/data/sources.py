@@ -71,7 +71,7 @@ def _open_folder(
     files = list_files(folder)
     options = {"cache_dir": cache_dir, "streaming": streaming}
     if config_name is None and (pictures := picture_files(folder, files)):
-        return {split: dataset_of_pictures(paths, **options) for split, paths in pictures.items()}
+        return {split: dataset_of_pictures(classes, **options) for split, classes in pictures.items()}
     has_configurations = config_name is not None or _lists_configurations(folder)
     if not has_configurations and (tables := parquet_files(folder, files)):
         return {split: dataset_of_parquet(paths, **options) for split, paths in tables.items()}

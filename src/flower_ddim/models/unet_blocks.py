@@ -9,44 +9,56 @@ from torch.func import functional_call
 
 
 class ResidualBlock(nn.Module):
-    """x ↦ shortcut(x) + conv(swish(conv(norm(x)))), (B, in_channels, H, W) to (B, out_channels, H, W)."""
+    """x ↦ shortcut(x) + conv(swish(conv(norm(x)))), (B, in_channels, H, W) to (B, out_channels, H, W).
+
+    With an `embedding_dim`, what a linear layer makes of an embedding (B, embedding_dim) is added after the first convolution, to
+    all pixels alike, as in Ho et al. 2020, appendix B.
+    """
 
     gradient_checkpointing = False  # `enable_gradient_checkpointing` sets it, and what then calls a function
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int = 0):
         super().__init__()
         # Keras' defaults, as in the reference: x ← 0.99 x + 0.01 batch for the running statistics, ε = 0.001.
         self.norm = nn.BatchNorm2d(in_channels, eps=1e-3, momentum=0.01, affine=False)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.emb_proj = nn.Linear(embedding_dim, out_channels) if embedding_dim else None
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         is_same = in_channels == out_channels
         self.conv_shortcut = nn.Identity() if is_same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, embedding: torch.Tensor | None = None) -> torch.Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(partial(self._compute, copies={}), hidden_states)
-        return self._compute(hidden_states)
+            return self._gradient_checkpointing_func(partial(self._compute, copies={}), hidden_states, embedding)
+        return self._compute(hidden_states, embedding)
 
-    def _compute(self, hidden_states: torch.Tensor, copies: dict | None = None) -> torch.Tensor:
+    def _compute(
+        self, hidden_states: torch.Tensor, embedding: torch.Tensor | None, copies: dict | None = None
+    ) -> torch.Tensor:
         """The formula. Computed again with the same `copies`, a batch changes these and not the running statistics."""
         residual = self.conv_shortcut(hidden_states)
         normed = functional_call(self.norm, dict(copies), hidden_states) if copies else self.norm(hidden_states)
         if copies is not None:
             copies.update((name, buffer.clone()) for name, buffer in self.norm.named_buffers())
-        return residual + self.conv2(F.silu(self.conv1(normed)))
+        convolved = self.conv1(normed)
+        if self.emb_proj is not None:
+            convolved = convolved + self.emb_proj(embedding)[:, :, None, None]
+        return residual + self.conv2(F.silu(convolved))
 
 
 class DownBlock(nn.Module):
     """Residual blocks, each output appended to the skips, then 2×2 average pooling."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_layers: int):
+    def __init__(self, in_channels: int, out_channels: int, num_layers: int, embedding_dim: int = 0):
         super().__init__()
         inputs = [in_channels, *[out_channels] * (num_layers - 1)]
-        self.resnets = nn.ModuleList(ResidualBlock(channels, out_channels) for channels in inputs)
+        self.resnets = nn.ModuleList(ResidualBlock(channels, out_channels, embedding_dim) for channels in inputs)
 
-    def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, skips: list[torch.Tensor], embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         for resnet in self.resnets:
-            hidden_states = resnet(hidden_states)
+            hidden_states = resnet(hidden_states, embedding)
             skips.append(hidden_states)
         return F.avg_pool2d(hidden_states, kernel_size=2)
 
@@ -54,15 +66,21 @@ class DownBlock(nn.Module):
 class UpBlock(nn.Module):
     """Bilinear ×2 upsampling, then residual blocks, each on its input concatenated with the latest skip."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int):
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int, embedding_dim: int = 0
+    ):
         super().__init__()
         inputs = [in_channels, *[out_channels] * (num_layers - 1)]
-        self.resnets = nn.ModuleList(ResidualBlock(channels + skip_channels, out_channels) for channels in inputs)
+        self.resnets = nn.ModuleList(
+            ResidualBlock(channels + skip_channels, out_channels, embedding_dim) for channels in inputs
+        )
 
-    def forward(self, hidden_states: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, skips: list[torch.Tensor], embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         hidden_states = upsample(hidden_states)
         for resnet in self.resnets:
-            hidden_states = resnet(torch.cat([hidden_states, skips.pop()], dim=1))
+            hidden_states = resnet(torch.cat([hidden_states, skips.pop()], dim=1), embedding)
         return hidden_states
 
 

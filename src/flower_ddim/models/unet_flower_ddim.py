@@ -54,6 +54,12 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         schedule, min_signal_rate, max_signal_rate, num_train_timesteps: see [`DiffusionSchedule`]; those of the scheduler.
         image_mean, image_std: statistics of the training images in [0, 1], one number for all channels or one each, without which
             the weights are of no use: image = image_mean + image_std · sample. The default maps [-1, 1] to [0, 1].
+        num_class_embeds: number of classes K that the network can be told, or `None`. What each of them is learned as lies in a row
+            of a table; one more row, K, is the null class, which says nothing. A linear layer in every residual block, zero at
+            first, adds what follows from noise embedding and class.
+        class_embedding_dim: length of the rows.
+        class_names: name of every class, without which the weights are of no use either, or `None` where they have none.
+        default_num_inference_steps, default_guidance_scale: what a pipeline takes unless it is told otherwise.
 
     Raises:
         ValueError: for sizes that do not fit together, naming the argument.
@@ -78,25 +84,35 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
         image_mean: float | Sequence[float] = 0.5,
         image_std: float | Sequence[float] = 0.5,
+        num_class_embeds: int | None = None,
+        class_embedding_dim: int = 64,
+        class_names: Sequence[str] | None = None,
+        default_num_inference_steps: int = 20,
+        default_guidance_scale: float = 1.0,
     ):
         super().__init__()
         self.check_config()
+        self.check_classes()
         self.schedule = DiffusionSchedule(schedule, min_signal_rate, max_signal_rate, num_train_timesteps)
 
         *widths, bottleneck = block_out_channels
         self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=1)
         channels = block_out_channels[0] + noise_embedding_dim
+        embedding_dim = 0
+        if num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(num_class_embeds + 1, class_embedding_dim)
+            embedding_dim = noise_embedding_dim + class_embedding_dim
         self.down_blocks = nn.ModuleList()
         for width in widths:
-            self.down_blocks.append(DownBlock(channels, width, layers_per_block))
+            self.down_blocks.append(DownBlock(channels, width, layers_per_block, embedding_dim))
             channels = width
         self.mid_blocks = nn.ModuleList()
         for _ in range(layers_per_block):
-            self.mid_blocks.append(ResidualBlock(channels, bottleneck))
+            self.mid_blocks.append(ResidualBlock(channels, bottleneck, embedding_dim))
             channels = bottleneck
         self.up_blocks = nn.ModuleList()
         for width in reversed(widths):
-            self.up_blocks.append(UpBlock(channels, width, width, layers_per_block))
+            self.up_blocks.append(UpBlock(channels, width, width, layers_per_block, embedding_dim))
             channels = width
         self.conv_out = nn.Conv2d(channels, out_channels, kernel_size=1)
         self._initialize()
@@ -133,11 +149,34 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if min(_as_list(config.image_std)) <= 0:
             raise ValueError(f"`image_std` is {config.image_std}, but a standard deviation must be greater than 0.")
 
+    def check_classes(self):
+        """Raises a ValueError for classes or recommendations in the configuration that make no sense, naming the argument."""
+        config, count, names = self.config, self.config.num_class_embeds, self.config.class_names
+        for name in ("num_class_embeds", "class_embedding_dim", "default_num_inference_steps"):
+            value = config[name]
+            if not (type(value) is int and 1 <= value <= MAX_WIDTH) and (name, value) != ("num_class_embeds", None):
+                raise ValueError(f"`{name}` is {value!r}, but must be a whole number from 1 to {MAX_WIDTH:,}.")
+        if names is not None and (
+            count is None or len(names) != count or len({name for name in names if isinstance(name, str)}) != count
+        ):
+            raise ValueError(f"`class_names` must be as many different names as `num_class_embeds` says, {count}.")
+        scale = config.default_guidance_scale
+        if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf or (count is None and scale != 1):
+            raise ValueError(
+                f"`default_guidance_scale` is {scale!r}, but must be a number from 0, and 1 without classes."
+            )
+
     def _initialize(self):
-        """Glorot-uniform kernels and zero biases; the last convolution is zero, so that no noise is predicted at first."""
+        """Glorot-uniform kernels and zero biases; the last convolution is zero, so that no noise is predicted at first.
+
+        The layers of the embedding are zero, too: a network that learns classes later begins with the predictions that it had.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.conv_out.weight)
 
@@ -198,17 +237,46 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         planes = embedding.to(hidden_states.dtype)[:, :, None, None].expand(len(sample), -1, *sample.shape[-2:])
         return torch.cat([hidden_states, match_memory_format(planes, hidden_states)], dim=1)
 
-    def predict(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+    def embed_for_blocks(self, embedding: torch.Tensor, class_labels: torch.Tensor | None, batch_size: int):
+        """What every residual block is told, (B, noise_embedding_dim + class_embedding_dim); `None` without classes."""
+        classes = self.config.num_class_embeds
+        if classes is None:
+            return None
+        table = self.class_embedding.weight
+        if class_labels is None:
+            rows = table[-1:]
+        elif class_labels.is_floating_point():
+            rows = class_labels.to(table.dtype) @ table
+        else:
+            rows = self.class_embedding(class_labels)
+        return torch.cat([part.to(table.dtype).expand(batch_size, -1) for part in (embedding, rows)], dim=1)
+
+    def predict(
+        self, sample: torch.Tensor, embedding: torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The network proper: (B, in_channels, H, W) noisy images and (B or 1, noise_embedding_dim) embeddings to predictions."""
         hidden_states = self.embed(sample, embedding)
+        embedding = self.embed_for_blocks(embedding, class_labels, len(sample))
         skips = []
         for block in self.down_blocks:
-            hidden_states = block(hidden_states, skips)
+            hidden_states = block(hidden_states, skips, embedding)
         for block in self.mid_blocks:
-            hidden_states = block(hidden_states)
+            hidden_states = block(hidden_states, embedding)
         for block in self.up_blocks:
-            hidden_states = block(hidden_states, skips)
+            hidden_states = block(hidden_states, skips, embedding)
         return self.conv_out(hidden_states)
+
+    def check_class_labels(self, class_labels: torch.Tensor, batch_size: int):
+        """Raises a ValueError for labels of another shape than [`forward`] takes, and for any on a model without classes."""
+        classes = self.config.num_class_embeds
+        if classes is None:
+            raise ValueError("`class_labels` must be None: this model knows no classes.")
+        shape = (batch_size, classes + 1) if class_labels.is_floating_point() else (batch_size,)
+        if tuple(class_labels.shape) != shape:
+            raise ValueError(
+                f"`class_labels` has the shape {tuple(class_labels.shape)}, but must be integers of shape ({batch_size},) or "
+                f"floating point of shape ({batch_size}, {classes + 1})."
+            )
 
     def forward(
         self,
@@ -223,11 +291,12 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
             sample: standardised noisy images, shape (B, in_channels, H, W).
             timestep: T·u - 1 for diffusion times u in [0, 1] and T = `num_train_timesteps`, so -1 is u = 0: a number, or a
                 tensor of shape (), (1,) or (B,) of any dtype, integer or fractional.
-            class_labels: must be `None`; it is here because `UNet2DModel` has it.
+            class_labels: classes as integers, shape (B,), where `num_class_embeds` is the null class; or weights of all classes and
+                the null class, floating point of shape (B, num_class_embeds + 1); `None` is the null class for all.
             return_dict: whether to return a [`~diffusers.models.unets.unet_2d.UNet2DOutput`] or a tuple.
         """
         if class_labels is not None:
-            raise ValueError("`class_labels` must be None: this model is unconditional.")
+            self.check_class_labels(class_labels, len(sample))
         channels, factor = self.config.in_channels, 2 ** len(self.down_blocks)
         if sample.ndim != 4 or sample.shape[1] != channels or sample.shape[2] % factor or sample.shape[3] % factor:
             given = f"`sample` has the shape {tuple(sample.shape)}, but must be (B, {channels}, height, width)"
@@ -235,7 +304,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if self.training and not torch.is_grad_enabled():
             warnings.warn("Sampling in training mode ruins the U-Net's statistics: call `unet.eval()`.", stacklevel=2)
         noise_power = self.noise_power(torch.as_tensor(timestep, device=sample.device), sample.shape[0])
-        prediction = self.predict(sample, noise_embedding(noise_power, self.config.noise_embedding_dim))
+        embedding = noise_embedding(noise_power, self.config.noise_embedding_dim)
+        prediction = self.predict(sample, embedding, class_labels)
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,9 @@ from diffusers.utils.torch_utils import randn_tensor
 # diffusers loads a component only from a module that is imported already.
 from ..models import unet_flower_ddim  # noqa: F401
 from ..schedulers import scheduling_flower_ddim  # noqa: F401
+from .class_labels import ClassLabels, guided
 from .image_processing import fit_pixels, pixels
+from .interpolation import label_path, noise_path
 from .portable import PortablePipeline, _from_package
 
 
@@ -32,7 +33,7 @@ class DenoisingState:
 
 
 class FlowerDDIMPipeline(PortablePipeline):
-    """Unconditional image generation in a few deterministic steps.
+    """Generates images in a few deterministic steps, of a class where the network knows classes.
 
     Args:
         unet: a [`FlowerUNet2DModel`], or a stock `UNet2DModel`.
@@ -55,25 +56,43 @@ class FlowerDDIMPipeline(PortablePipeline):
         """Number of timesteps of the generation under way, or of the last one."""
         return self._num_timesteps
 
+    @property
+    def labels(self) -> dict[str, int]:
+        """The names of the classes and their indices; empty if there are none."""
+        return {name: i for i, name in enumerate(ClassLabels(self.unet).names)}
+
+    def get_label_ids(self, label: str | int | None | list) -> list[int]:
+        """Indices of classes by their names, `None` for the null class; a ValueError names those near one that there is not."""
+        classes = ClassLabels(self.unet)
+        return [classes.index(name) for name in (label if isinstance(label, (list, tuple)) else [label])]
+
+    @property
+    def default_num_inference_steps(self) -> int:
+        """The number of steps where none is given."""
+        return self.unet.config.get("default_num_inference_steps", 20)
+
     @torch.no_grad()
     def __call__(
         self,
         batch_size: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        num_inference_steps: int = 20,
+        num_inference_steps: int | None = None,
         eta: float = 0.0,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[["FlowerDDIMPipeline", int, torch.Tensor, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+        class_labels: str | int | list | torch.Tensor | None = None,
+        guidance_scale: float | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Generates images.
 
         Args:
             batch_size: number of images.
             generator: source of the noise, one for all images, or a list of one each: then an image does not depend on the others.
-            num_inference_steps: network evaluations per image, any integer ≥ 1.
+            num_inference_steps: network evaluations per image, any integer ≥ 1; `None` is what the model is made for, 20 where it
+                does not say.
             eta: η of DDIM in [0, 1]; 0 is deterministic. Other schedulers take only 0.
             latents: noise of shape (batch_size, C, H, W) and unit variance to start from; `batch_size` may then be left at 1.
             output_type: `"pil"`, `"np"` (batch_size, H, W, C) or `"pt"` (batch_size, C, H, W), both float32 in [0, 1], or
@@ -82,17 +101,26 @@ class FlowerDDIMPipeline(PortablePipeline):
             callback_on_step_end: called after every step as `callback(pipeline, step_index, timestep, {"latents": …})`;
                 the "latents" of what it returns, if any, replace the current ones. `pipeline._interrupt = True` ends the steps.
             callback_on_step_end_tensor_inputs: what the callback is given; only "latents".
+            class_labels: the class of all images, a name of [`labels`] or an index, or a list or tensor of one each, where `None`
+                says nothing; `batch_size` may then be left at 1. Weights of all classes and the null class, (batch_size, K + 1),
+                mix them.
+            guidance_scale: w ≥ 0 of classifier-free guidance (Ho & Salimans 2022): the prediction without a class plus w times what
+                the class adds to it. 1 is the plain prediction, another w takes twice the time; `None` is what the model
+                recommends.
 
         Raises:
             ValueError: for an argument out of range, naming the remedy.
         """
+        labels = ClassLabels(self.unet).tensor(class_labels)
+        if labels is not None and latents is None and batch_size == 1:
+            batch_size = len(labels)
         if loading := _from_package("pipelines.loading"):
             loading.check_call(self, batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs)
         self._interrupt = False
         if latents is None:
             shape = (batch_size, *self.latent_shape)
             latents = randn_tensor(shape, generator, self._execution_device, dtype=torch.float32)
-        for state in self.denoise(latents, num_inference_steps, eta, generator):
+        for state in self.denoise(latents, num_inference_steps, eta, generator, class_labels, guidance_scale):
             if callback_on_step_end is not None:
                 tensors = {"latents": state.latents} if callback_on_step_end_tensor_inputs else {}
                 answer = callback_on_step_end(self, state.step_index, state.timestep, tensors) or {}
@@ -107,16 +135,20 @@ class FlowerDDIMPipeline(PortablePipeline):
     def denoise(
         self,
         latents: torch.Tensor,
-        num_inference_steps: int = 20,
+        num_inference_steps: int | None = None,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        class_labels: str | int | list | torch.Tensor | None = None,
+        guidance_scale: float | None = None,
     ) -> Iterator[DenoisingState]:
         """Yields a [`DenoisingState`] after every step from noise to images; `__call__` is a loop over this.
 
         Args:
             latents: noise of shape (B, C, H, W) and unit variance.
-            num_inference_steps, eta, generator: as in the call.
+            num_inference_steps, eta, generator, class_labels, guidance_scale: as in the call.
         """
+        if num_inference_steps is None:
+            num_inference_steps = self.default_num_inference_steps
         if loading := _from_package("pipelines.loading"):
             loading.check_steps(num_inference_steps, eta, generator, len(latents))
             loading.check_schedule(self.unet, self.scheduler)
@@ -127,10 +159,10 @@ class FlowerDDIMPipeline(PortablePipeline):
         self._num_timesteps = len(timesteps)
         latents = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
         step_kwargs = self._step_kwargs(generator, eta)
+        predict = guided(self.unet, device, class_labels, guidance_scale, len(latents))
         with self._unet_in_eval_mode(), self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, timestep in enumerate(timesteps):
-                model_input = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
-                model_output = self.unet(model_input, timestep, return_dict=False)[0].to(latents.dtype)
+                model_output = predict(self.scheduler.scale_model_input(latents, timestep), timestep)
                 step = self.scheduler.step(model_output, timestep, latents, **step_kwargs, return_dict=False)
                 state = DenoisingState(i, timestep, latents, step[0], step[1] if len(step) > 1 else None)
                 yield state
@@ -139,7 +171,13 @@ class FlowerDDIMPipeline(PortablePipeline):
 
     @torch.no_grad()
     def interpolate(
-        self, *anchors: torch.Tensor, num_images: int = 11, closed: bool = False, rescale: bool = False, **kwargs
+        self,
+        *anchors: torch.Tensor,
+        num_images: int = 11,
+        closed: bool = False,
+        rescale: bool = False,
+        class_labels: str | int | list | torch.Tensor | None = None,
+        **kwargs,
     ) -> ImagePipelineOutput | tuple:
         """Generates the images on the way from one noise to the next, along a·cos(πw/2) + b·sin(πw/2) for w from 0 to 1.
 
@@ -152,32 +190,27 @@ class FlowerDDIMPipeline(PortablePipeline):
             closed: whether to return to the first anchor, which is not repeated: N·(num_images - 1) images, a loop without a jump.
             rescale: whether every point of the way has a standard deviation between those of its two anchors (their weighted
                 geometric mean). For noises from [`invert`]: without this the stronger one covers the other on half of the way.
+            class_labels: the class of all images, or a list of one for each anchor: on the way from one to the next the weight of
+                the first falls evenly from one to zero. An anchor may come twice in a row, with another class.
             kwargs: arguments of the call (`num_inference_steps`, `output_type`, …).
         """
         anchors = [noise[None] if noise.ndim == 3 else noise for noise in anchors]
         if loading := _from_package("pipelines.loading"):
             loading.check_interpolation(self, anchors, num_images)
         anchors = torch.cat([noise.to(anchors[0].device, torch.float32) for noise in anchors])
-        latents = self._path(anchors, num_images, closed, rescale)
-        return self(batch_size=len(latents), latents=latents, **kwargs)
-
-    @staticmethod
-    def _path(anchors: torch.Tensor, num_images: int, closed: bool, rescale: bool) -> torch.Tensor:
-        """The noises that [`interpolate`] generates from, shape (number of images, C, H, W)."""
-        # Without its last point, a section does not repeat the first one of the next.
-        weights = torch.linspace(0, 1, num_images, device=anchors.device)[:-1].reshape(-1, 1, 1, 1)
-        cos, sin = torch.cos(weights * (math.pi / 2)), torch.sin(weights * (math.pi / 2))
-        scales = anchors.std((1, 2, 3), keepdim=True) if rescale else torch.ones_like(anchors[:, :1, :1, :1])
-        directions = anchors / scales
-        following = directions.roll(-1, 0), scales.roll(-1, 0)  # the last section leads back to the first anchor
-        sections = [
-            (cos * a + sin * b) * scale_a ** (1 - weights) * scale_b**weights
-            for a, scale_a, b, scale_b in zip(directions, scales, *following, strict=True)
-        ]
-        return torch.cat(sections if closed else [*sections[:-1], anchors[-1:]])
+        latents = noise_path(anchors, num_images, closed, rescale)
+        class_labels = label_path(ClassLabels(self.unet), class_labels, len(anchors), num_images, closed)
+        return self(batch_size=len(latents), latents=latents, class_labels=class_labels, **kwargs)
 
     @torch.no_grad()
-    def invert(self, images, num_inference_steps: int = 20, num_fixed_point_iterations: int = 3) -> torch.Tensor:
+    def invert(
+        self,
+        images,
+        num_inference_steps: int | None = None,
+        num_fixed_point_iterations: int = 3,
+        class_labels: str | int | list | torch.Tensor | None = None,
+        guidance_scale: float | None = None,
+    ) -> torch.Tensor:
         """Finds the noise from which the deterministic sampler (η = 0) generates given images in as many steps.
 
         The steps of the sampler are undone one by one, the last first. Each is an implicit equation for the noisier state, solved
@@ -185,8 +218,9 @@ class FlowerDDIMPipeline(PortablePipeline):
 
         Args:
             images: what `preprocess` takes.
-            num_inference_steps: steps of the sampler, any integer ≥ 1; generate with the same number.
+            num_inference_steps: steps of the sampler, any integer ≥ 1; generate with the same number. `None` as in the call.
             num_fixed_point_iterations: network evaluations per step, at least 1; see `docs/pictures.md` for what they buy.
+            class_labels, guidance_scale: as in the call, and to be given to it again.
 
         Returns:
             Noise of shape (B, C, H, W), float32, for `latents`; its deviation is near one if the model knows such images.
@@ -199,12 +233,15 @@ class FlowerDDIMPipeline(PortablePipeline):
                 f"The steps of this {type(self.scheduler).__name__} cannot be inverted: put a FlowerDDIMScheduler with "
                 "`clip_sample=False` into the pipeline, `FlowerDDIMScheduler.from_config(pipe.scheduler.config)` for instance."
             )
+        if num_inference_steps is None:
+            num_inference_steps = self.default_num_inference_steps
         if loading := _from_package("pipelines.loading"):
             loading.check_count("num_inference_steps", num_inference_steps)
             loading.check_count("num_fixed_point_iterations", num_fixed_point_iterations)
             loading.check_schedule(self.unet, self.scheduler)
         device = self._execution_device
         latents = self.preprocess(images).to(device)
+        predict = guided(self.unet, device, class_labels, guidance_scale, len(latents))
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         with self._unet_in_eval_mode(), self.progress_bar(total=num_inference_steps) as progress_bar:
             model_output = None
@@ -214,7 +251,7 @@ class FlowerDDIMPipeline(PortablePipeline):
                     latents = self.scheduler.invert_step(model_output, timestep, target, target)
                 previous = None
                 for _ in range(num_fixed_point_iterations):
-                    model_output = self.unet(latents.to(self.unet.dtype), timestep, return_dict=False)[0]
+                    model_output = predict(latents, timestep)
                     image = self.scheduler.invert_step(model_output, timestep, latents, target)
                     latents, previous = self._anderson_step(latents, image, previous)
                 progress_bar.update()

@@ -108,6 +108,12 @@ def generate_numbers(
     return pipe(len(numbers), generators, **options).images
 
 
+def spread_classes(pipe: FlowerDDIMPipeline, count: int) -> list[int] | None:
+    """Classes for so many images, evenly from the first to the last; `None` where the model knows none."""
+    classes = pipe.unet.config.get("num_class_embeds")
+    return [i * classes // count for i in range(count)] if classes else None
+
+
 def noise_of_seeds(pipe: FlowerDDIMPipeline, seeds: Iterable[int]) -> torch.Tensor:
     """The noise from which the images of these seeds are generated, (N, C, H, W)."""
     generators = (torch.Generator().manual_seed(seed) for seed in seeds)

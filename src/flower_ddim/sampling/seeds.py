@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     SPLITTING = 3
     NOISE_LEVELS = 4
     TIMES = 5
+    CLASS_DROPOUT = 6
 
 
 def seeded_generator(*key: int) -> torch.Generator:

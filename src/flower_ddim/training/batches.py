@@ -13,6 +13,8 @@ from .config import TrainingConfig
 from .pictures import Pictures
 
 
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -27,7 +29,9 @@ def spread_times(key: tuple[int, ...], positions: Sequence[int]) -> torch.Tensor
 
 
 class Batches:
-    """Makes this process's batches (images, noise, diffusion times), each a function of the seed, step and position alone.
+    """Makes this process's batches, each a function of the seed, step and position alone.
+
+    A batch is images, noise (B, C, H, W), diffusion times (B,) and class labels (B,), `None` where no classes are learned.
 
     Args:
         channels: of the network, which may be more than those of the pictures.
@@ -43,27 +47,41 @@ class Batches:
             torch.as_tensor(value, device=accelerator.device).reshape(1, -1, 1, 1) for value in (mean, std)
         )
 
-    def training(
-        self, step: int, part: int = 0, reduction: int = 1
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def training(self, step: int, part: int = 0, reduction: int = 1) -> Batch:
         """The batch of one forward pass, `part` of the optimizer step `step`, average-pooled by the factor `reduction`."""
         size, accelerator = self.config.train_batch_size, self.accelerator
         first = (part * accelerator.num_processes + accelerator.process_index) * size
         positions = range(first, first + size)
         if self.pictures.stream:
-            pixels = self.pictures.stream.next_batch(size)
+            pixels, labels = self.pictures.stream.next_batch(size)
         else:
-            pixels = self.pictures.train[self.pictures.batches(step)[first : first + size]]
+            chosen = self.pictures.batches(step)[first : first + size]
+            pixels, labels = self.pictures.train[chosen], self.pictures.train_labels
+            labels = labels[chosen] if labels is not None else None
         keys = [(self.config.seed, Purpose.TRAINING, step, position) for position in positions]
         images, noise, times = self._to_device(pixels, keys, self.config.random_flip, reduction)
         if self.config.low_discrepancy_times:
             times = spread_times((self.config.seed, Purpose.TIMES, step), positions).to(times)
-        return images, noise, times
+        return images, noise, times, self._drop(labels, step, positions)
 
-    def validation(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _drop(self, labels: np.ndarray | None, step: int, positions: Sequence[int]) -> torch.Tensor | None:
+        """Labels of a batch, some of them replaced by the null class: within it, since BatchNorm must see both together."""
+        if labels is None:
+            return None
+        keys = ((self.config.seed, Purpose.CLASS_DROPOUT, step, position) for position in positions)
+        chances = torch.stack([torch.rand((), generator=seeded_generator(*key)) for key in keys])
+        labels = torch.from_numpy(labels).masked_fill(
+            chances < self.config.class_dropout, len(self.pictures.class_names)
+        )
+        return labels.to(self.accelerator.device)
+
+    def validation(self, indices: Sequence[int]) -> Batch:
         """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
         keys = [(self.config.seed, Purpose.VALIDATION, index) for index in indices]
-        return self._to_device(self.pictures.validation[indices], keys)
+        labels = self.pictures.validation_labels
+        if labels is not None:
+            labels = torch.from_numpy(labels[indices]).to(self.accelerator.device)
+        return *self._to_device(self.pictures.validation[indices], keys), labels
 
     def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], may_flip: bool = False, reduction: int = 1):
         device = self.accelerator.device

@@ -39,6 +39,13 @@ class TrainingConfig:
     train_data_dir: str | None = option(
         None, "Folder of Parquet files or pictures; this or dataset_name.", in_card=False
     )
+    class_conditional: bool = option(False, "Learn the classes of the pictures, to generate them by name.", fixed=True)
+    label_column: str | None = option(
+        None, "Column of the classes; by default the only ClassLabel, or the folders of the pictures.", in_card=False
+    )
+    class_dropout: float = option(
+        0.1, "The part of the labels that are left out, so that guidance is possible.", at_least=0, below=1
+    )
     cache_dir: str | None = option(
         None, "Where data sets are cached; the datasets library's own place by default.", in_card=False
     )
@@ -223,6 +230,8 @@ class TrainingConfig:
             raise ValueError(
                 f"`growth_steps` is {self.growth_steps}, but must be made of numbers of at least 1, or be 0 for none."
             )
+        if self.label_column is not None and not self.class_conditional:
+            raise ValueError("`label_column` names the classes of `class_conditional`: give that, too.")
         self._check_sources()
         self._check_course()
         self._check_streaming()
@@ -286,9 +295,9 @@ def _check_value(spec: Field, value):
         raise ValueError(f"`{name}` is {value}, but must be less than {facts['below']}.")
 
 
-def fixed_options() -> list[str]:
-    """Names of the options that a run resumes with as it began."""
-    return [spec.name for spec in fields(TrainingConfig) if spec.metadata["fixed"]]
+def fixed_options() -> dict[str, object]:
+    """Names and defaults of the options that a run resumes with as it began."""
+    return {spec.name: spec.default for spec in fields(TrainingConfig) if spec.metadata["fixed"]}
 
 
 def card_options() -> dict[str, object]:

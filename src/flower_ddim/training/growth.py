@@ -42,25 +42,31 @@ class GrowingUNet(nn.Module):
         self.finest_level = num_levels
 
     def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, return_dict: bool = True
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        return_dict: bool = True,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
         unet, level = self.unet, self.finest_level
         if level == 0:
-            return unet(sample, timestep, return_dict=return_dict)
+            return unet(sample, timestep, class_labels, return_dict=return_dict)
         noise_power = unet.noise_power(timestep, len(sample))
-        hidden_states = unet.embed(sample, noise_embedding(noise_power, unet.config.noise_embedding_dim))
+        embedding = noise_embedding(noise_power, unet.config.noise_embedding_dim)
+        hidden_states = unet.embed(sample, embedding)
+        embedding = unet.embed_for_blocks(embedding, class_labels, len(sample))
         skips = []
         for block in unet.down_blocks[:level]:
             for resnet in block.resnets:
                 hidden_states = resnet.conv_shortcut(hidden_states)
                 skips.append(hidden_states)
         for block in unet.down_blocks[level:]:
-            hidden_states = block(hidden_states, skips)
+            hidden_states = block(hidden_states, skips, embedding)
         for block in unet.mid_blocks:
-            hidden_states = block(hidden_states)
+            hidden_states = block(hidden_states, embedding)
         coarse = len(unet.up_blocks) - level
         for block in unet.up_blocks[:coarse]:
-            hidden_states = block(hidden_states, skips)
+            hidden_states = block(hidden_states, skips, embedding)
         for block in unet.up_blocks[coarse:]:
             for resnet in block.resnets:
                 hidden_states = resnet.conv_shortcut(torch.cat([hidden_states, skips.pop()], dim=1))

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
-from ..sampling.generate import generate_numbers
+from ..sampling.generate import generate_numbers, spread_classes
 from ..storage.files import read_metrics, write_text
 from .config import TrainingConfig
 from .resuming import recorded_options
@@ -108,9 +108,12 @@ def trackable(config: TrainingConfig) -> dict:
 
 
 def sample_grid(pipeline: FlowerDDIMPipeline, count: int, path: Path, comment: str) -> list[Image.Image]:
-    """Writes a grid of images with the seeds 0, 1, …, and `comment` in its metadata; returns the images."""
+    """Writes a grid of images with the seeds 0, 1, … and classes from first to last; returns the images.
+
+    `comment` goes into its metadata.
+    """
     pipeline.set_progress_bar_config(disable=True)
-    images = generate_numbers(pipeline, range(count), seed=0)
+    images = generate_numbers(pipeline, range(count), seed=0, class_labels=spread_classes(pipeline, count))
     rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
     metadata = PngInfo()
     metadata.add_text("Comment", comment)

@@ -20,6 +20,7 @@ def diffusion_loss(
     images: torch.Tensor,
     noise: torch.Tensor,
     diffusion_time: torch.Tensor,
+    class_labels: torch.Tensor | None = None,
     loss: str = "mae",
 ) -> torch.Tensor:
     """Error of the network's prediction for noisy images (Ho et al. 2020, equation 14, with |·| for (·)² by default).
@@ -30,6 +31,7 @@ def diffusion_loss(
         images: standardised images x_0, shape (B, C, H, W).
         noise: standard normal ε in the shape of `images`; where those are average-pooled, so is it.
         diffusion_time: u in [0, 1], shape (B,).
+        class_labels: what the network is told of the classes, see its `forward`.
         loss: `"mae"`, mean absolute error, or `"mse"`, mean squared error.
 
     Returns:
@@ -37,7 +39,8 @@ def diffusion_loss(
     """
     timesteps = scheduler.schedule.timestep(diffusion_time)
     noisy_images = scheduler.add_noise(images, noise, timesteps)
-    prediction = unet(noisy_images, timesteps, return_dict=False)[0].float()
+    labels = {} if class_labels is None else {"class_labels": class_labels}
+    prediction = unet(noisy_images, timesteps, **labels, return_dict=False)[0].float()
     target = scheduler.get_target(images, noise, timesteps)
     error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
     return error(prediction, target)

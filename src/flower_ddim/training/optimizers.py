@@ -41,7 +41,7 @@ def learning_rate_factor(
 
 def _is_hidden_kernel(name: str, weight: torch.Tensor) -> bool:
     """Muon is for the matrices inside a network, not for those that read its input and write its output."""
-    return weight.ndim >= 2 and not name.startswith(("conv_in.", "conv_out."))
+    return weight.ndim >= 2 and not name.startswith(("conv_in.", "conv_out.", "class_embedding."))
 
 
 class Muon(torch.optim.Muon):

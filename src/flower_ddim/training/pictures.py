@@ -4,12 +4,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 from datasets import Dataset, IterableDataset
 
 from ..data.batches import BatchSampler
 from ..data.decoding import decode_images
 from ..data.image_array import ImageArray
+from ..data.labels import class_indices, class_names, find_label_column
 from ..data.sources import image_column, open_splits, split_train_validation
 from ..data.streaming import STREAMING_SHUFFLE_BUFFER, StreamedImages
 from .config import TrainingConfig
@@ -20,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Pictures:
-    """The pictures of a run: `train` indexed by step through `batches`, or streamed, and those kept for validation."""
+    """The pictures of a run: `train` indexed by step through `batches`, or streamed, and those kept for validation.
+
+    Where classes are learned, `train_labels` and `validation_labels` are their indices in `class_names`, int64 (N,).
+    """
 
     train: ImageArray | None
     validation: ImageArray | None
@@ -31,6 +36,9 @@ class Pictures:
     std: list[float]
     num_train: int | None = None
     num_validation: int = 0
+    class_names: list[str] | None = None
+    train_labels: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
 
 
 # A dry run decodes so many, to know whether they are coloured.
@@ -44,29 +52,62 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
             f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
             "a resumed run begins the stream anew, and as nothing counts epochs, the pipeline and samples come at the end."
         )
-        stream = StreamedImages(
-            _open_splits(config)["train"], config.resolution, config.center_crop, config.seed, rank, world
-        )
-        return Pictures(None, None, stream, None, stream.channels, *stream.statistics)
+        train, column, names = _open_splits(config)["train"], None, None
+        if config.class_conditional:
+            column = find_label_column(train, config.label_column)
+            names = class_names(train, column)
+        stream = StreamedImages(train, config.resolution, config.center_crop, config.seed, rank, world, column)
+        return Pictures(None, None, stream, None, stream.channels, *stream.statistics, class_names=names)
     train, validation = _divide(config)
+    classes = _Classes(train, config.label_column) if config.class_conditional else None
+    if classes and validation is not None:
+        validation = classes.known(validation)
     sampling = {"batch_size": global_batch, "seed": config.seed, "repeats": config.dataset_repeats}
     batches = BatchSampler(len(train), **sampling)  # before any work: it may find the data too small
 
     sizes = {"num_train": len(train), "num_validation": len(validation or ())}
+    if classes:
+        sizes["class_names"] = classes.names
     if config.dry_run:
         images = _decode(train.select(range(min(DRY_RUN_PICTURES, len(train)))), config)
         return Pictures(images, None, None, batches, images.channels, *images.channel_statistics(), **sizes)
 
     images = _decode(train, config)
+    if classes:
+        sizes["train_labels"] = classes.indices(train)[images.kept]
     if len(images) != len(train):
         batches = BatchSampler(len(images), **sampling)
-    validation = _decode(validation, config) if validation is not None else None
+    if validation is not None:
+        held_out, validation = validation, _decode(validation, config)
+        if classes:
+            sizes["validation_labels"] = classes.indices(held_out)[validation.kept]
     if validation is not None and validation.channels > images.channels:
         raise ValueError(
             "The pictures for training are grey, but there are coloured ones among those for validation: take these out, or give "
             "`--validation_epochs 0`."
         )
     return Pictures(images, validation, None, batches, images.channels, *images.channel_statistics(), **sizes)
+
+
+class _Classes:
+    """The classes of the pictures to train on."""
+
+    def __init__(self, train: Dataset, column: str | None):
+        self.column = find_label_column(train, column)
+        self.names = class_names(train, self.column)
+
+    def indices(self, pictures: Dataset) -> np.ndarray:
+        return class_indices(pictures, self.column, self.names)
+
+    def known(self, validation: Dataset) -> Dataset | None:
+        """The pictures for validation whose classes are learned, if any; a warning tells how many are left out."""
+        known = np.flatnonzero(self.indices(validation) >= 0)
+        if len(known) < len(validation):
+            logger.warning(
+                f"{len(validation) - len(known)} of {len(validation)} pictures for validation are of classes that those for "
+                "training lack, and are left out."
+            )
+        return validation.select(known) if len(known) else None
 
 
 def pictures_of_training(folder: str | Path) -> tuple[ImageArray, ImageArray, int]:

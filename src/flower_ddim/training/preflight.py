@@ -47,7 +47,7 @@ def _seconds_of_a_step(trainer: Trainer) -> float:
     for _ in range(2):  # the second time everything is warm
         start = time.perf_counter()
         with trainer.accelerator.autocast():
-            loss = diffusion_loss(unet, trainer.scheduler, images, noise, diffusion_time, config.loss)
+            loss = diffusion_loss(unet, trainer.scheduler, images, noise, diffusion_time, loss=config.loss)
         loss.backward()
         loss.item()  # waits for the device
     return (time.perf_counter() - start) * config.gradient_accumulation_steps

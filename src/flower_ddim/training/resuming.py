@@ -33,16 +33,16 @@ def check_resumable(
     Raises:
         ValueError: if it is of another training, of another version, or has made more steps than are asked for.
     """
-    missing = [name for name in (*fixed_options(), "step", "images_seen", "ema_updates") if name not in state]
+    missing = [name for name in ("step", "images_seen", "ema_updates") if name not in state]
     if missing:
         raise ValueError(
             f"The checkpoint {checkpoint} is of another version, which did not record `{missing[0]}`: start from its weights with "
             "`--init_from`."
         )
-    for name in fixed_options():
-        value = getattr(config, name)
-        if state[name] != value:
-            differing.append(f"{name} {state[name]} there, {value} here")
+    for name, default in fixed_options().items():  # the checkpoint may be older than the option
+        there, here = state.get(name, default), getattr(config, name)
+        if there != here:
+            differing.append(f"{name} {there} there, {here} here")
     # The channel statistics tell, in long numbers, of other pictures.
     statistics = [words for words in differing if words.startswith(("image_mean ", "image_std "))]
     if statistics:

@@ -25,6 +25,7 @@ from ..sampling.compilation import check_compiler
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 from .config import TrainingConfig
 from .growth import zero_init_levels
+from .pictures import Pictures
 from .resuming import recorded_options
 from .stopping import PROCESS_GROUP_TIMEOUT
 
@@ -84,17 +85,16 @@ def place_network(unet: torch.nn.Module, config: TrainingConfig, accelerator: Ac
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet) if config.sync_batchnorm else unet
 
 
-def build_model(
-    config: TrainingConfig, channels: int, mean: list[float], std: list[float]
-) -> tuple[torch.nn.Module, FlowerDDIMScheduler]:
+def build_model(config: TrainingConfig, pictures: Pictures) -> tuple[torch.nn.Module, FlowerDDIMScheduler]:
     """The U-Net and the scheduler of a run.
 
     A new network takes the channel statistics of the pictures. One that is trained further (`init_from`) keeps its own,
     since its weights know no others.
     """
+    channels = pictures.channels
     if config.init_from:
         pipe = FlowerDDIMPipeline.from_pretrained(config.init_from)
-        unet = pipe.unet
+        unet = _with_classes(pipe.unet, pictures.class_names)
         own = {name: unet.config.get(name, 0.5) for name in ("image_mean", "image_std")}
         logger.warning(f"The training keeps the channel statistics of {config.init_from}: {own}.")
         height, width = pipe.latent_shape[1:]
@@ -103,8 +103,8 @@ def build_model(
         statistics = {}
         scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
     else:
-        statistics = {"image_mean": mean, "image_std": std}
-        unet = _new_unet(config, channels, statistics)
+        statistics = {"image_mean": pictures.mean, "image_std": pictures.std}
+        unet = _new_unet(config, channels, statistics, pictures.class_names)
         scheduler = None
     if unet.config.in_channels != unet.config.out_channels or channels not in (1, unet.config.in_channels):
         raise ValueError(
@@ -137,19 +137,53 @@ def build_model(
     return unet, scheduler
 
 
-def _new_unet(config: TrainingConfig, channels: int, statistics: dict) -> torch.nn.Module:
+def _with_classes(unet: torch.nn.Module, names: list[str] | None) -> torch.nn.Module:
+    """A network that goes on learning, of these classes. What is new in it changes no prediction at first."""
+    own = unet.config.get("class_names")
+    if names == own and (names is None) == (unet.config.get("num_class_embeds") is None):
+        return unet
+    if names is None:
+        raise ValueError("The network of `init_from` knows classes: give `--class_conditional`, too.")
+    _check_knows_classes(unet)
+    classes = {"num_class_embeds": len(names), "class_names": names}
+    new = FlowerUNet2DModel.from_config(unet.config, **classes)
+    weights = unet.state_dict()
+    if (rows := weights.pop("class_embedding.weight", None)) is not None:
+        logger.warning("The network of `init_from` knows other classes, which all begin as its null class here.")
+        weights["class_embedding.weight"] = rows[-1:].repeat(len(names) + 1, 1)
+    new.load_state_dict(weights, strict=False)
+    return new
+
+
+def _check_knows_classes(unet: torch.nn.Module):
+    if not isinstance(unet, FlowerUNet2DModel):
+        raise ValueError("`class_conditional` needs a FlowerUNet2DModel: a stock UNet2DModel has no null class.")
+
+
+def _new_unet(
+    config: TrainingConfig, channels: int, statistics: dict, class_names: list[str] | None
+) -> torch.nn.Module:
+    classes = {"num_class_embeds": len(class_names), "class_names": class_names} if class_names else {}
     if config.model_config_name_or_path is None:
         given = {name: getattr(config, name) for name in ("block_out_channels", "layers_per_block", "schedule")}
         given = {name: value for name, value in given.items() if value is not None}
         return FlowerUNet2DModel(
-            sample_size=config.resolution, in_channels=channels, out_channels=channels, **statistics, **given
+            sample_size=config.resolution,
+            in_channels=channels,
+            out_channels=channels,
+            **statistics,
+            **classes,
+            **given,
         )
     model_config = FlowerUNet2DModel.load_config(config.model_config_name_or_path)
-    classes = {cls.__name__: cls for cls in (FlowerUNet2DModel, UNet2DModel)}
+    architectures = {cls.__name__: cls for cls in (FlowerUNet2DModel, UNet2DModel)}
     name = model_config.get("_class_name")
-    if name not in classes:
-        raise ValueError(f"`model_config_name_or_path` is of a {name}, but must be of a {' or '.join(classes)}.")
-    return classes[name].from_config(model_config)
+    if name not in architectures:
+        raise ValueError(f"`model_config_name_or_path` is of a {name}, but must be of a {' or '.join(architectures)}.")
+    unet = architectures[name].from_config(model_config, **classes)
+    if class_names:
+        _check_knows_classes(unet)
+    return unet
 
 
 def check_length(config: TrainingConfig, total_steps: int):

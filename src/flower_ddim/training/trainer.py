@@ -58,7 +58,7 @@ class Trainer:
         self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
         check_length(config, self.total_steps)
 
-        unet, self.scheduler = build_model(config, self.pictures.channels, self.pictures.mean, self.pictures.std)
+        unet, self.scheduler = build_model(config, self.pictures)
         self.description = describe(config, unet, self.total_steps, self.global_batch)
         self.raw_unet = place_network(unet, config, self.accelerator)  # without what accelerate wraps around it
         self.growing = GrowingUNet(self.raw_unet, len(config.growth_steps)) if config.growth_steps else None
@@ -100,11 +100,11 @@ class Trainer:
             self.growing.finest_level = level
         losses = []
         for part in range(config.gradient_accumulation_steps):
-            # Pictures, noise and diffusion times, then noisy images, prediction and loss.
-            images, noise, diffusion_time = self.batches.training(self.step, part, reduction=2**level)
+            # Pictures, noise, diffusion times and classes, then noisy images, prediction and loss.
+            batch = self.batches.training(self.step, part, reduction=2**level)
             is_last = part == config.gradient_accumulation_steps - 1
             with nullcontext() if is_last else accelerator.no_sync(self.unet):
-                loss = diffusion_loss(self.unet, self.scheduler, images, noise, diffusion_time, config.loss)
+                loss = diffusion_loss(self.unet, self.scheduler, *batch, config.loss)
                 accelerator.backward(loss / config.gradient_accumulation_steps)
             losses.append(loss.detach())
         grad_norm = accelerator.clip_grad_norm_(self.unet.parameters(), config.max_grad_norm or math.inf)

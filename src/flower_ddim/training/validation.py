@@ -24,19 +24,24 @@ def validation_losses(
 ) -> dict[str, float]:
     """Losses of networks, by their names, on all validation pictures, with the same noise every time.
 
-    Every process must call this and gets the same.
+    Where classes are learned, `NAME_without_labels` is the loss of the same network if it is not told them. Every process must
+    call this and gets the same.
     """
-    sums = torch.zeros(len(networks) + 1, device=accelerator.device)
+    measured = [(name, network, True) for name, network in networks.items()]
+    if config.class_conditional:
+        measured += [(f"{name}_without_labels", network, False) for name, network in networks.items()]
+    sums = torch.zeros(len(measured) + 1, device=accelerator.device)
     mine = range(accelerator.process_index, len(batches.pictures.validation), accelerator.num_processes)
     for start in range(0, len(mine), config.eval_batch_size):
         indices = mine[start : start + config.eval_batch_size]
-        batch = batches.validation(indices)
-        for i, network in enumerate(networks.values()):
+        *batch, labels = batches.validation(indices)
+        for i, (_, network, is_told) in enumerate(measured):
             with accelerator.autocast():
-                sums[i] += len(indices) * diffusion_loss(network, scheduler, *batch, config.loss)
+                loss = diffusion_loss(network, scheduler, *batch, labels if is_told else None, config.loss)
+                sums[i] += len(indices) * loss
         sums[-1] += len(indices)
     sums = accelerator.reduce(sums, "sum")
-    return {name: (sums[i] / sums[-1]).item() for i, name in enumerate(networks)}
+    return {name: (sums[i] / sums[-1]).item() for i, (name, _, _) in enumerate(measured)}
 
 
 class KidWatch:
