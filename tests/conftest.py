@@ -38,6 +38,12 @@ def make_unet(**config):
     return unet.eval()
 
 
+def make_labelled_unet(**config):
+    """A small U-Net with three classes, each of which changes its predictions."""
+    config = {"num_class_embeds": 3, "class_names": ["rose", "Rose hip", "sun-flower"]} | config
+    return make_unet(**config)
+
+
 def make_stock_unet():
     """A small U-Net of diffusers, for 16×16 pixels."""
     from diffusers import UNet2DModel

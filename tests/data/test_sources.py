@@ -65,7 +65,7 @@ def test_names_of_folders_are_not_patterns(tmp_path, cache, name, kind, streamin
 def decoded(split, count):
     if isinstance(split, Dataset):
         return decode_images(split, 8)[range(len(split))]
-    return StreamedImages(split, 8, True, seed=0, rank=0, world=1).next_batch(count)
+    return StreamedImages(split, 8, True, seed=0, rank=0, world=1).next_batch(count)[0]
 
 
 def test_labels_of_parquet_files_are_kept(tmp_path, cache):

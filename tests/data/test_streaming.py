@@ -19,7 +19,7 @@ def test_streamed_pictures_are_those_of_the_data_set_in_every_pass(cache):
     images = decode_images(open_dataset(data_dir=str(FLOWERS), **cache), 16)
     assert streamed.statistics == images.channel_statistics()
     expected = sorted(image.tobytes() for image in images[range(128)])
-    first, second = streamed.next_batch(128), streamed.next_batch(128)
+    first, second = streamed.next_batch(128)[0], streamed.next_batch(128)[0]
     assert sorted(image.tobytes() for image in first) == sorted(image.tobytes() for image in second) == expected
     assert not (first == second).all()
 
