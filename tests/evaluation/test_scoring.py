@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.evaluation.features import load_extractor
 from flower_ddim.evaluation.metrics import Reference, compare
+from flower_ddim.evaluation.plots import quality_by_steps
 from flower_ddim.evaluation.reports import fewest_steps, score_table, steps_table
 from flower_ddim.evaluation.scoring import (
     ScoredModel,
@@ -145,6 +146,22 @@ def test_the_script_measures_from_real_pictures_to_a_document(run_script, model,
     assert missing.returncode == 1 and missing.stderr.strip().splitlines()[-1].endswith("evaluate.py reference`.")
 
 
+def test_solvers_of_two_evaluations_a_step_are_counted_as_that(model, reference):
+    scored = ScoredModel(model, reference, **SMALL)
+    evaluations = {"ddim": [1, 3], "heun": [1, 5], "kdpm2": [1, 5]}
+    result = scored.quality_against_steps([1, 3], list(evaluations))
+    found = [row["network_evaluations"] for row in result["rows"]]
+    assert found == [number for numbers in evaluations.values() for number in numbers]
+    pipe = with_solver(scored.pipe, "heun")
+    pipe(num_inference_steps=3)
+    assert pipe.num_timesteps == 5
+    table, (line,) = steps_table(result), quality_by_steps(result["rows"][2:4]).axes[0].lines
+    assert (
+        table.count(" (5) |") == 2 and "In brackets: network evaluations" in table and list(line.get_xdata()) == [1, 5]
+    )
+    assert "3 steps (5 network evaluations) of HeunDiscreteScheduler" in score_table(scored.score(3, "heun"))
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_works_with_any_number_of_steps(model, solver):
     pipe = FlowerDDIMPipeline.from_pretrained(model)
@@ -158,11 +175,12 @@ def test_every_solver_works_with_any_number_of_steps(model, solver):
 
 
 def test_the_cheapest_setting_as_good_as_twenty_steps_is_named():
-    def row(solver, steps, mean):
-        return {"solver": solver, "num_inference_steps": steps, "kid": {"mean": mean, "std": 0.01}}
+    def row(solver, steps, mean, **evaluations):
+        return {"solver": solver, "num_inference_steps": steps, **evaluations, "kid": {"mean": mean, "std": 0.01}}
 
     rows = [row("ddim", 10, 0.2), row("ddim", 20, 0.1), row("unipc", 5, 0.15), row("unipc", 10, 0.109)]
     assert fewest_steps(rows) == rows[3]
+    assert fewest_steps([*rows, row("heun", 6, 0.1, network_evaluations=11)]) == rows[3]
     assert fewest_steps(rows[2:]) is None
     result = {
         "num_images": 7,

@@ -46,7 +46,7 @@ def _parse(arguments, prog):
 
     score = verb("score", "compares generated images with real ones: KID, Frechet distance, precision, recall")
     _model_options(score, num_images=1000)
-    score.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    score.add_argument("--num_inference_steps", type=int, default=20, help="steps of the sampler")
     score.add_argument("--solver", default="ddim", choices=SOLVERS, help="sampler")
     _speed_options(score)
     _comparison_options(score, "metrics.json")
@@ -66,7 +66,7 @@ def _parse(arguments, prog):
     _model_options(overfitting, num_images=500)
     _data_options(overfitting)
     overfitting.add_argument("--train_split", default="train", help="split of --data that the model was trained on")
-    overfitting.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    overfitting.add_argument("--num_inference_steps", type=int, default=20, help="steps of the sampler")
     overfitting.add_argument("--num_pictures", type=int, help="real pictures for the losses; as many as are held out")
     overfitting.add_argument("--output_dir", default="overfitting", help="folder for numbers and figures")
 

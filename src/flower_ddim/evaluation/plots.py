@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..figures.grids import image_grid
+from .reports import evaluations
 
 
 def quality_by_steps(rows: Sequence[dict]) -> Figure:
@@ -15,7 +16,7 @@ def quality_by_steps(rows: Sequence[dict]) -> Figure:
     axes = figure.subplots()
     for solver in dict.fromkeys(row["solver"] for row in rows):
         mine = [row for row in rows if row["solver"] == solver]
-        numbers = [row["num_inference_steps"] for row in mine]
+        numbers = [evaluations(row) for row in mine]
         mean, std = (np.array([1000 * row["kid"][name] for row in mine]) for name in ("mean", "std"))
         (line,) = axes.plot(numbers, mean, marker=".", label=solver)
         axes.fill_between(numbers, mean - std, mean + std, alpha=0.2, color=line.get_color(), linewidth=0)

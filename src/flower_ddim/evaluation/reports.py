@@ -16,7 +16,7 @@ def score_table(score: dict) -> str:
     ]
     how = (
         f"{score['num_images']:,} images"
-        + (f", {score['num_inference_steps']} steps of {score['scheduler']}" if "scheduler" in score else "")
+        + (f", {_steps_and_evaluations(score)} of {score['scheduler']}" if "scheduler" in score else "")
         + f", against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
         f"{score['feature_extractor']}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
     )
@@ -26,18 +26,20 @@ def score_table(score: dict) -> str:
 
 def steps_table(result: dict) -> str:
     """Writes the result of [`ScoredModel.quality_against_steps`], and which setting is as good as 20 steps of DDIM."""
-    rows = {(row["solver"], row["num_inference_steps"]): row["kid"] for row in result["rows"]}
+    rows = {(row["solver"], row["num_inference_steps"]): _kid_of_row(row) for row in result["rows"]}
     solvers, numbers = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
-    lines = [[str(number), *(_kid_times_1000(rows[solver, number]) for solver in solvers)] for number in numbers]
+    lines = [[str(number), *(rows[solver, number] for solver in solvers)] for number in numbers]
     reference = result["reference"]
     text = (
         f"KID × 1000 of {result['num_images']:,} images from the same noise, against {reference['num_images']:,} real ones "
         f"({reference['name']}), in the feature space of {result['feature_extractor']}; the network ran in {result['dtype']}.\n"
     )
+    if any(evaluations(row) != row["num_inference_steps"] for row in result["rows"]):
+        text += "In brackets: network evaluations, where they are not as many as the steps.\n"
     best = fewest_steps(result["rows"])
     if best:
         text += (
-            f"The quality of 20 DDIM steps, within their standard deviation, takes {best['num_inference_steps']} network "
+            f"The quality of 20 DDIM steps, within their standard deviation, takes {evaluations(best)} network "
             f"evaluations with {best['solver']}.\n"
         )
     return f"{_table(['steps', *solvers], lines)}\n{text}"
@@ -49,7 +51,12 @@ def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20))
     if bar is None:
         return None
     good = [row for row in rows if row["kid"]["mean"] <= bar["kid"]["mean"] + bar["kid"]["std"]]
-    return min(good, key=lambda row: (row["num_inference_steps"], row["kid"]["mean"]))
+    return min(good, key=lambda row: (evaluations(row), row["kid"]["mean"]))
+
+
+def evaluations(row: dict) -> int:
+    """Network evaluations per image; older records are of solvers that take as many as steps, and do not say it."""
+    return row.get("network_evaluations", row["num_inference_steps"])
 
 
 def memorization_table(report: dict) -> str:
@@ -67,6 +74,16 @@ def memorization_table(report: dict) -> str:
         "nearest 1 % of held-out photographs.\n"
     )
     return f"{_table(['distance to the nearest training image', *columns], lines)}\n{text}"
+
+
+def _steps_and_evaluations(score: dict) -> str:
+    steps = score["num_inference_steps"]
+    return f"{steps} steps" + (f" ({evaluations(score)} network evaluations)" if evaluations(score) != steps else "")
+
+
+def _kid_of_row(row: dict) -> str:
+    differs = evaluations(row) != row["num_inference_steps"]
+    return _kid_times_1000(row["kid"]) + (f" ({evaluations(row)})" if differs else "")
 
 
 def _kid_times_1000(kid: dict) -> str:

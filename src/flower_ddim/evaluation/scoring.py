@@ -78,6 +78,15 @@ def generate_with_features(
     return torch.cat([share[1] for share in shares])[order], torch.cat([share[2] for share in shares])[order]
 
 
+def network_evaluations(pipe: FlowerDDIMPipeline, num_inference_steps: int) -> int:
+    """How often the network is called for an image: solvers of second order call it at twice as many timesteps.
+
+    It asks the scheduler, since under `accelerate launch` a process without images has not generated any.
+    """
+    pipe.scheduler.set_timesteps(num_inference_steps)
+    return len(pipe.scheduler.timesteps)
+
+
 def score_folder(folder: str, reference: Reference, kid_subset_size: int = KID_SUBSET_SIZE) -> dict:
     """Scores the pictures of a folder, cropped and resized to the size of the reference, see [`compare`]."""
     images = real_images(folder, "train", reference.resolution)
@@ -145,6 +154,7 @@ class ScoredModel:
         return {
             **self.record,
             "num_inference_steps": num_inference_steps,
+            "network_evaluations": network_evaluations(pipe, num_inference_steps),
             "scheduler": type(pipe.scheduler).__name__,
             "seconds": round(time.perf_counter() - start, 3),
             **compare(features, self.reference, self.kid_subset_size),
@@ -154,7 +164,7 @@ class ScoredModel:
         """Measures KID for numbers of steps and solvers, always from the same noise.
 
         Returns:
-            The settings, and `rows` of `solver`, `num_inference_steps` (as many network evaluations) and `kid`.
+            The settings, and `rows` of `solver`, `num_inference_steps`, `network_evaluations` per image and `kid`.
         """
         rows = []
         for solver in solvers:
@@ -162,7 +172,8 @@ class ScoredModel:
             for number in steps:
                 features = self._features(pipe, number)
                 kid = kernel_distance(features, self.reference.features, subset_size=self.kid_subset_size)
-                rows.append({"solver": solver, "num_inference_steps": number, "kid": kid})
+                counts = {"num_inference_steps": number, "network_evaluations": network_evaluations(pipe, number)}
+                rows.append({"solver": solver, **counts, "kid": kid})
         return {
             **self.record,
             "num_images": self.num_images,
