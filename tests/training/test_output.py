@@ -112,6 +112,7 @@ def test_beside_every_pipeline_stands_what_its_weights_are_of(runs):
     for pipeline, step in ((folder, 4), (folder / "checkpoint-2", 2), (folder / "checkpoint-4", 4)):
         state = json.loads((pipeline / "training_state.json").read_text())
         weights = weights_checksum(network_weights(pipeline))
+        assert state.pop("options")["max_train_steps"] == 4 and state.pop("history") == []
         assert state == {"weights": weights, "step": step, "images_seen": 16 * step}
 
 

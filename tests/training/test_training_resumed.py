@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
-from training_runs import LAST_WEIGHTS, WEIGHTS, assert_same_weights, metrics, train_here
+from training_runs import LAST_WEIGHTS, WEIGHTS, assert_same_weights, metrics, small_config, train_here
 
 from flower_ddim import FlowerDDIMPipeline
+from flower_ddim.hub.model_card import render_model_card
+from flower_ddim.hub.records import ModelRecords
+from flower_ddim.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +174,78 @@ def test_other_options_are_told_with_both_values_and_kept_in_the_record(runs, ca
     assert len(yaml.safe_load((folder / "training.yaml").read_text())["history"]) == 2
 
 
+def files_of(folder):
+    """All files but the drawing, the record of files and what the lock leaves, with what is in them."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(folder): path.read_bytes() for path in files if path.name != "loss.png"}
+
+
+def test_a_run_that_has_made_all_steps_says_so_and_writes_nothing(runs, caplog):
+    folder = train_here(runs / "done", max_train_steps=2)
+    before = files_of(folder)
+    train_here(folder, max_train_steps=2, resume_from_checkpoint="latest", learning_rate=5e-4)
+    assert "Nothing is left to do" in caplog.text and "Resuming with" not in caplog.text
+    assert files_of(folder) == before
+
+
+def test_the_pipeline_that_a_killed_run_did_not_save_is_that_of_its_own_options(runs):
+    folder = train_here(runs / "unsaved", max_train_steps=2)
+    before = files_of(folder)
+    (folder / WEIGHTS).unlink()
+    (folder / "training_state.json").unlink()
+    train_here(folder, max_train_steps=2, resume_from_checkpoint="latest", learning_rate=5e-4)
+    assert files_of(folder) == before
+
+
+def test_going_back_to_where_nothing_is_left_to_do_is_refused(runs):
+    folder = train_here(runs / "back", max_train_steps=4, checkpointing_steps=2, checkpoints_total_limit=0)
+    before = files_of(folder)
+    with pytest.raises(ValueError, match="checkpoint-2 has made all 2 steps of this run, and a newer one lies beside"):
+        train_here(folder, max_train_steps=2, resume_from_checkpoint=str(folder / "checkpoint-2"))
+    assert files_of(folder) == before
+
+
+def test_the_card_of_a_pipeline_tells_of_its_own_options(runs):
+    """Also after a run that went on with others and was stopped before it saved its own."""
+    folder = train_here(runs / "stopped", max_train_steps=2, learning_rate=2e-3)
+    trainer = Trainer(small_config(folder, max_train_steps=9, learning_rate=5e-4, resume_from_checkpoint="latest"))
+    trainer._begin()  # and is killed
+    trainer.output.unlock()
+    card = card_of(folder)
+    assert "| learning_rate | 0.002 |" in card and "| max_train_steps | 2 |" in card and "2 optimizer steps" in card
+    train_here(folder, max_train_steps=3, learning_rate=5e-4, resume_from_checkpoint="latest")
+    card = card_of(folder)
+    assert "| learning_rate | 0.002 until step 2, then 0.0005 |" in card
+    assert "# until step 2 with --max_train_steps 2 --learning_rate 0.002\npython scripts/train.py" in card
+    assert "| learning_rate | 0.002 until step 2, then 0.0005 |" in card_of(folder / "checkpoint-3")
+
+
+def card_of(folder):
+    return render_model_card(ModelRecords.read(FlowerDDIMPipeline.from_pretrained(folder), folder), "x")
+
+
+def test_going_back_sets_the_pipeline_of_the_abandoned_branch_aside(runs):
+    options = {"checkpointing_steps": 2, "checkpoints_total_limit": 0}
+    folder = train_here(runs / "gone-back", max_train_steps=4, **options)
+    before = files_of(folder)
+    for aside in ("abandoned-pipeline", "abandoned-pipeline-2"):
+        back = {"resume_from_checkpoint": str(folder / "checkpoint-2"), "learning_rate": 5e-4, "max_train_steps": 3}
+        trainer = Trainer(small_config(folder, **options, **back))
+        trainer._begin()  # and is killed
+        trainer.output.unlock()
+        assert not (folder / "model_index.json").exists() and not (folder / "unet").exists()
+        assert (folder / aside / WEIGHTS).read_bytes() == before[Path(WEIGHTS)]
+        assert (folder / aside / "samples.png").exists() and (folder / aside / "training_state.json").exists()
+        train_here(folder, **options, max_train_steps=4, resume_from_checkpoint="latest")
+    assert (folder / "model_index.json").exists()
+
+
+def test_a_finished_course_that_is_extended_jumps_and_is_told(runs, caplog):
+    folder = train_here(runs / "extended", max_train_steps=4, lr_scheduler="cosine")
+    train_here(folder, max_train_steps=8, lr_scheduler="cosine", resume_from_checkpoint="latest")
+    assert "The learning rate jumps from 0.000146 to 0.0005 at step 5" in caplog.text
+
+
 def test_a_course_of_the_learning_rate_that_jumps_is_told(runs, caplog):
     options = {"lr_scheduler": "linear", "checkpointing_steps": 3}
     folder = train_here(runs / "stretched", max_train_steps=4, **options)
@@ -197,10 +273,13 @@ def test_a_checkpoint_of_an_earlier_version_is_one_sentence(runs):
     folder = train_here(runs / "ancient", max_train_steps=1)
     path = folder / "checkpoint-1" / "trainer_state.json"
     state = json.loads(path.read_text())
-    del state["loss"]
+    del state["global_batch"]
     path.write_text(json.dumps(state))
-    with pytest.raises(ValueError, match="of another version, which did not record `loss`: start from its weights"):
-        train_here(folder, resume_from_checkpoint="latest")
+    train_here(folder, max_train_steps=2, resume_from_checkpoint=str(folder / "checkpoint-1"))
+    del state["images_seen"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="did not record `images_seen`: start from its weights with `--init_from`"):
+        train_here(folder, resume_from_checkpoint=str(folder / "checkpoint-1"))
 
 
 def test_an_added_picture_stops_a_resume_in_plain_words(runs):

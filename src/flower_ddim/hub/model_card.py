@@ -110,19 +110,21 @@ def _training(records: ModelRecords, dataset: str | None) -> dict | None:
         return None
     options = records.training["options"]
     defaults = card_options()
-    shown = {name: options[name] for name in defaults if options.get(name) is not None}
-    shown = {name: value for name, value in shown.items() if "/" not in str(value)}  # a path is nobody else's business
+    shown = _shown(options)
     words = [["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]]
     if continued := bool(options.get("init_from")):
         words.append(["--init_from", "EARLIER_MODEL"])  # and not its name, which may be a path
-    for name, value in shown.items():
-        if value != defaults[name]:
-            words.append([f"--{name}", *map(str, value if isinstance(value, list) else [value])])
+    words += [_words({name: value}) for name, value in shown.items() if value != defaults[name]]
     command = " \\\n    ".join(["python scripts/train.py", *map(shlex.join, words), "--output_dir OUT"])
+    earlier = [(change["until_step"], _shown(change["options"])) for change in records.training.get("history", [])]
+    if earlier:
+        lines = [f"# until step {until:,} with {shlex.join(_words(values))}\n" for until, values in earlier if values]
+        command = "".join(lines) + command
+    told = shown.keys() | {name for _, values in earlier for name in values}
     steps, images = records.steps, records.images
     growth_steps = sum(options.get("growth_steps") or [])
     return {
-        "options": [(name, json.dumps(value)) for name, value in shown.items()],
+        "options": [(name, _course(name, options.get(name), earlier)) for name in defaults if name in told],
         "command": command,
         "steps": f"{steps:,}" if steps else None,
         "images": f"{images:,}",
@@ -131,6 +133,26 @@ def _training(records: ModelRecords, dataset: str | None) -> dict | None:
         "continued": continued,
         "averaged": options.get("use_ema", True),
     }
+
+
+def _shown(options: dict) -> dict:
+    """The options that a card shows, but for paths, which are nobody else's business."""
+    shown = {name: options[name] for name in card_options() if options.get(name) is not None}
+    return {name: value for name, value in shown.items() if "/" not in str(value)}
+
+
+def _words(options: dict) -> list[str]:
+    """Options as words of a command line."""
+    words = []
+    for name, value in options.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def _course(name: str, value, earlier: list[tuple[int, dict]]) -> str:
+    """The value of an option, and those that it had before the training was resumed with another."""
+    past = [f"{json.dumps(values[name])} until step {until:,}" for until, values in earlier if name in values]
+    return ", ".join([*past, f"then {json.dumps(value)}" if past else json.dumps(value)])
 
 
 def _losses(records: ModelRecords) -> list[str]:

@@ -22,8 +22,8 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # kept with
 class ModelRecords:
     """A model's configuration, and the records that are of its weights.
 
-    `training.yaml` and `metrics.jsonl` are the trainer's, `metrics.json` is the evaluation's, and `notes.md` is whatever its makers
-    have to say; any of these may be missing. `steps` and `images` count what the weights were trained on.
+    `training.yaml`, `training_state.json` and `metrics.jsonl` are the trainer's, `metrics.json` is the evaluation's, and `notes.md`
+    is whatever its makers have to say; any of these may be missing. `steps` and `images` count what the weights were trained on.
     """
 
     unet: dict
@@ -77,7 +77,11 @@ def _training_records(records: Path, checksum: str) -> dict:
         counts = (
             {"steps": log[-1]["step"], "images": log[-1].get("images", 0)} if log else {"steps": None, "images": 0}
         )
-    return {"training": yaml.safe_load(_optional(records / "training.yaml") or "null"), "log": log, **counts}
+    training = yaml.safe_load(_optional(records / "training.yaml") or "null")
+    if state and "options" in state:  # of these weights; a run that has resumed since may have others in training.yaml
+        said = (training or {}).get("options", {})
+        training = {"options": said | state["options"], "history": state.get("history", [])}
+    return {"training": training, "log": log, **counts}
 
 
 def _evaluation(records: Path, checksum: str) -> dict | None:

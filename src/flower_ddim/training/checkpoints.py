@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -22,10 +23,11 @@ PIPELINE_STATE_FILE = (
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     found = [path.parent for path in Path(output_dir).glob(f"{PREFIX}*/{STATE_FILE}")]
-    return sorted((path for path in found if path.name.removeprefix(PREFIX).isdigit()), key=_step_of)
+    return sorted((path for path in found if path.name.removeprefix(PREFIX).isdigit()), key=step_of)
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step that the name of a checkpoint says."""
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
@@ -161,7 +163,7 @@ def rotate_checkpoints(output_dir: Path, limit: int):
 
 def remove_checkpoint(checkpoint: Path):
     """Removes a checkpoint such that an interruption leaves no half of one, but what [`discard_unfinished`] removes."""
-    leaving = unfinished_folder(checkpoint.parent, _step_of(checkpoint))
+    leaving = unfinished_folder(checkpoint.parent, step_of(checkpoint))
     os.replace(checkpoint, leaving)
     shutil.rmtree(leaving)
 
@@ -169,14 +171,18 @@ def remove_checkpoint(checkpoint: Path):
 def set_later_checkpoints_aside(checkpoint: Path):
     """Renames the newer checkpoints beside this one: a run that resumes from here will make these steps again."""
     for path in list_checkpoints(checkpoint.parent):
-        if _step_of(path) > _step_of(checkpoint):
+        if step_of(path) > step_of(checkpoint):
             _set_aside(path)
 
 
 def _set_aside(path: Path):
-    aside = path.with_name(f"abandoned-{path.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(path, aside)
+    os.replace(path, free_name(path.with_name(f"abandoned-{path.name}")))
+
+
+def free_name(path: Path) -> Path:
+    """This path, or with a number after it the first one where nothing lies: somebody may have kept something there."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not os.path.lexists(free))
 
 
 def read_checkpoint(checkpoint: Path, load: Callable[[dict], None]):

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ LOCK, LOCK_HOLDER = ".training.lock", ".training.lock.json"
 
 # What a training may write; each is a file, or a folder of which it writes some files.
 NAMES = ("training.yaml", "metrics.jsonl", "loss.png", "samples.png", "samples", "best")
+PIPELINE_PARTS = ("model_index.json", "pipeline_flower_ddim.py", "unet", "scheduler")
 
 
 class OutputFolder:
@@ -69,13 +69,9 @@ class OutputFolder:
                 "samples: name one outside."
             )
 
-    def check_free(self, others: Iterable[str] = ()):
-        """Raises a ValueError where a file lies under one of our names that no training has written, naming it.
-
-        Args:
-            others: further names, such as those of the pipeline's files.
-        """
-        for name in (*NAMES, *others):
+    def check_free(self):
+        """Raises a ValueError where a file lies under one of our names that no training has written, naming it."""
+        for name in (*NAMES, *PIPELINE_PARTS, checkpoints.PIPELINE_STATE_FILE):
             path = self.path / name
             found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
             for file in found:
@@ -109,24 +105,46 @@ class OutputFolder:
 
     def _remove_written(self):
         """Removes what trainings have written, and folders that are empty then; whatever else lies there stays."""
-        for name in sorted(self.written):
+        for name in self.written:
             (self.path / name).unlink(missing_ok=True)
+        self._forget(self.written)
+
+    def _forget(self, names: Iterable[str]):
+        """Takes files that are gone out of the record, and removes their folders where these are empty."""
+        for name in sorted(names):
             for folder in (self.path / name).parents:
                 if folder == self.path or not folder.is_dir() or any(folder.iterdir()):
                     break
                 folder.rmdir()
-        self.written.clear()
+        self.written -= set(names)
+        self._write_record()
 
     def _write_record(self):
         write_json(self.path / RECORD, {"files": sorted(self.written)})
 
-    def set_best_aside(self, step: int):
-        """Renames `best/` if its pipeline is of a later step than `step`: a run that goes back abandons that branch."""
-        state = self.path / "best" / checkpoints.PIPELINE_STATE_FILE
-        if state.is_file() and json.loads(state.read_text())["step"] > step:
-            aside = self.path / "abandoned-best"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(self.path / "best", aside)
+    def step_of_pipeline(self, folder: str = "") -> int | None:
+        """Which step the pipeline in a folder of this one, or in this itself, is of, as far as is known."""
+        state = self.path / folder / checkpoints.PIPELINE_STATE_FILE
+        return json.loads(state.read_text(encoding="utf-8"))["step"] if state.is_file() else None
+
+    def set_pipelines_aside(self, step: int):
+        """Moves the pipeline and `best/` away if they are of a later step than `step`: a run that goes back abandons that branch.
+
+        The log and the options that are beside them from now on would be told of them otherwise.
+        """
+        state = checkpoints.PIPELINE_STATE_FILE
+        for folder, names in (("best", ("best",)), ("", (*PIPELINE_PARTS, "samples.png", state))):
+            if (self.step_of_pipeline(folder) or 0) <= step:
+                continue
+            aside = checkpoints.free_name(self.path / f"abandoned-{folder or 'pipeline'}")
+            ours = [file for file in self.written if file.partition("/")[0] in names and (self.path / file).is_file()]
+            for file in sorted(
+                ours, key=lambda name: name.endswith(state)
+            ):  # which says last that it is of a later step
+                moved = aside / file.removeprefix(f"{folder}/")
+                moved.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(self.path / file, moved)
+            self._forget(ours)
 
     def lock(self):
         """Keeps other trainings out of the folder until [`unlock`], or until the process ends, however it ends.

@@ -4,6 +4,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+from .checkpoints import list_checkpoints, step_of
 from .config import TrainingConfig, card_options, fixed_options
 
 
@@ -31,7 +32,8 @@ def check_resumable(
         differing: what the configurations of network and scheduler have otherwise.
 
     Raises:
-        ValueError: if it is of another training, of another version, or has made more steps than are asked for.
+        ValueError: if it is of another training, of another version, or has made more steps than are asked for; also if it has
+            made all of them and is not the newest, since nothing would be left to do but to go back.
     """
     missing = [name for name in ("step", "images_seen", "ema_updates") if name not in state]
     if missing:
@@ -60,6 +62,12 @@ def check_resumable(
             f"The checkpoint {checkpoint} has made {state['step']:,} steps, more than the {total_steps:,} of this run: ask for "
             "more, or resume from an earlier checkpoint."
         )
+    newest = max(map(step_of, list_checkpoints(checkpoint.parent)), default=0)
+    if state["step"] == total_steps and newest > total_steps:
+        raise ValueError(
+            f"The checkpoint {checkpoint} has made all {total_steps:,} steps of this run, and a newer one lies beside it: ask for "
+            "more steps, or take the checkpoint itself, which is a pipeline."
+        )
 
 
 def changed_options(state: dict, config: TrainingConfig) -> dict[str, list]:
@@ -85,15 +93,21 @@ def warn_of_changes(state: dict, changed: dict[str, list], learning_rate: float,
             "of other options, or of another number of steps."
         )
     for name, value in data_order.items():
-        if state[name] != value:
+        if name in state and state[name] != value:  # the checkpoint may be older than what it would have recorded
             logger.warning(
                 f"The checkpoint was written with `{name}` {state[name]}, this run has {value}: data order changes."
             )
 
 
-def history(state: dict, changed: dict[str, list]) -> list[dict]:
-    """The record of options that were others earlier: for each change the step until which they held."""
-    earlier = state.get("history", [])
-    if not changed:
-        return earlier
-    return [*earlier, {"until_step": state["step"], "options": {name: there for name, (there, _) in changed.items()}}]
+def record_of(state: dict, changed: dict[str, list], config: TrainingConfig, total_steps: int) -> dict:
+    """The options of a run that goes on from a checkpoint, and its history: options that were others until a step.
+
+    Where the checkpoint has made all steps, they are those that it was made with, as far as it recorded them.
+    """
+    if state["step"] == total_steps:
+        return {name: state[name] for name in ("options", "history") if name in state}
+    history = state.get("history", [])
+    if changed:
+        earlier = {name: there for name, (there, _) in changed.items()}
+        history = [*history, {"until_step": state["step"], "options": earlier}]
+    return {"options": recorded_options(config), "history": history}

@@ -33,8 +33,6 @@ from .validation import KidWatch, validation_losses
 
 logger = main_process_logger(__name__)
 
-PIPELINE_FILES = ("model_index.json", "pipeline_flower_ddim.py", "unet", "scheduler", checkpoints.PIPELINE_STATE_FILE)
-
 
 class Trainer:
     """One training run: the constructor prepares and checks everything; nothing is written before [`train`]."""
@@ -78,7 +76,8 @@ class Trainer:
             self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo or None)
             check_card(self.repo_id, config.hub_token)  # an edited card would be a refusal at the end
         self.step = self.images_seen = 0
-        self.history = []  # options that were others before this run resumed, see `resuming.history`
+        self.was_complete = False  # whether the checkpoint that it resumes from has made all steps
+        self.record = {"options": self.description["options"], "history": []}  # of the weights
 
     def _check_output_dir(self):
         """Refuses to touch what is the user's, or another training's, before anything is written."""
@@ -88,7 +87,7 @@ class Trainer:
             resumes = self.config.resume_from_checkpoint is not None
             last_logged = max(self.metrics.values("step"), default=0)
             checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged)
-        self.output.check_free(PIPELINE_FILES)
+        self.output.check_free()
 
     # ---- One step
 
@@ -168,14 +167,20 @@ class Trainer:
         if self.checkpoint:
             checkpoints.read_checkpoint(self.checkpoint, self._load_state)
             logger.info(f"Resuming from {self.checkpoint}.")
+        if self.was_complete:
+            logger.warning(
+                f"Nothing is left to do: {self.checkpoint} has made all {self.total_steps:,} steps; more are made with a larger "
+                "`--max_train_steps` or `--num_epochs`."
+            )
         if self.accelerator.is_main_process:
             if self.checkpoint and self.checkpoint.parent.resolve() == self.output_dir.resolve():
                 checkpoints.set_later_checkpoints_aside(self.checkpoint)
-                self.output.set_best_aside(self.step)
+                self.output.set_pipelines_aside(self.step)
             self.output.claim("metrics.jsonl")
             self.metrics.forget_after(self.step)
-            record = self.description | ({"history": self.history} if self.history else {})
-            write_text(self.output.claim("training.yaml"), yaml.safe_dump(record, sort_keys=False))
+            if not self.was_complete:
+                record = self.description | ({"history": history} if (history := self.record["history"]) else {})
+                write_text(self.output.claim("training.yaml"), yaml.safe_dump(record, sort_keys=False))
         logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
         if self.config.logger:
             self.accelerator.init_trackers("flower-ddim", config=trackable(self.config))
@@ -210,9 +215,12 @@ class Trainer:
 
     def _finish(self):
         """Saves, and uploads, the pipeline and its samples."""
-        self.save_pipeline()
+        is_there = self.was_complete and self.output.step_of_pipeline() == self.step
+        if not is_there:
+            self.save_pipeline()
         if not self.is_growing:
-            self.save_samples("samples.png")
+            if not is_there:
+                self.save_samples("samples.png")
             if self.repo_id:
                 address = self.pipeline().push_to_hub(
                     self.repo_id, token=self.config.hub_token, records=self.output_dir, is_new=False
@@ -274,12 +282,12 @@ class Trainer:
         self.output.replace_files(unfinished, folder)
 
     def _write_pipeline(self, folder: Path):
-        """Saves the pipeline, and beside it which step its weights are of."""
+        """Saves the pipeline, and beside it which step its weights are of, and with which options they were made."""
         pipeline = self.pipeline()
         pipeline.save_pretrained(folder)
         weights = weights_checksum(pipeline.unet.state_dict())
         state = {"weights": weights, "step": self.step, "images_seen": self.images_seen}
-        write_json(folder / checkpoints.PIPELINE_STATE_FILE, state)
+        write_json(folder / checkpoints.PIPELINE_STATE_FILE, state | self.record)
 
     def save_samples(self, name: str):
         """Writes a grid of images, generated from the same noise every time; its metadata says with which weights."""
@@ -298,8 +306,8 @@ class Trainer:
         """Writes `checkpoint-N`: a loadable pipeline, and under `state` all that the run needs to resume."""
         state = {"ema_updates": self.ema.num_updates, "images_seen": self.images_seen} | self._data_order()
         state |= {name: getattr(self.config, name) for name in fixed_options()}
-        state |= {"options": resuming.recorded_options(self.config), "history": self.history}
-        state["next_learning_rate"] = self.learning_rate(self.step) if self.step < self.total_steps else None
+        # After the last step it is that of this one: a run that goes on further is to be compared with something.
+        state |= self.record | {"next_learning_rate": self.learning_rate(min(self.step, self.total_steps - 1))}
         limit = self.config.checkpoints_total_limit
         with checkpoints.writing_checkpoint(self.output_dir, self.step, state, limit, self.accelerator) as folder:
             self.accelerator.save_state(folder / "state")
@@ -315,8 +323,10 @@ class Trainer:
         pictures = self._data_order()["pictures"]
         resuming.check_resumable(state, self.checkpoint, self.total_steps, pictures, self.config, differing)
         changed = resuming.changed_options(state, self.config)
-        resuming.warn_of_changes(state, changed, self.learning_rate(state["step"]), self._data_order())
-        self.history = resuming.history(state, changed)
+        self.was_complete = state["step"] == self.total_steps
+        self.record = resuming.record_of(state, changed, self.config, self.total_steps)
+        if not self.was_complete:
+            resuming.warn_of_changes(state, changed, self.learning_rate(state["step"]), self._data_order())
         self.accelerator.load_state(self.checkpoint / "state")
         folder = self.checkpoint / ("unet" if self.config.use_ema else "state/ema")
         averaged = type(self.ema.averaged).from_pretrained(folder)
