@@ -214,9 +214,14 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
+        before = repository.head
         repository.commit(files)
         url = f"{self.server.url}/{name}/commit/{repository.head}"
-        return self.answer({"success": True, "commitOid": repository.head, "commitUrl": url, "hookOutput": ""})
+        answer = {"success": True, "commitOid": repository.head, "commitUrl": url, "hookOutput": ""}
+        if "create_pr=1" in self.path:  # a proposal changes nothing yet
+            repository.head = before
+            answer["pullRequestUrl"] = f"{self.server.url}/{name}/discussions/1"
+        return self.answer(answer)
 
     def answer_info(self, body, kind, name, repository, commit):
         siblings = [{"rfilename": path} for path in repository.commits[commit]]

@@ -3,6 +3,7 @@
 import json
 
 from hub_server import TOKEN, UPLOADED, run_hub_script
+from huggingface_hub import RepoCard
 from outside import run_python
 
 
@@ -62,6 +63,34 @@ def test_a_card_that_was_edited_on_the_hub_is_not_overwritten(server, saved, tmp
     assert b"# flowers\n" in flowers.files["README.md"] and len(flowers.files["samples.png"]) > 1000
 
 
+def test_a_licence_that_was_chosen_on_the_hub_stays(server, saved, tmp_path):
+    chosen = b"---\nlicense: other\nlicense_name: of-the-garden\n---\n"
+    server.add("model", "me/flowers", {"README.md": chosen})
+    hub = {"home": tmp_path, "hub": server.url, "HF_TOKEN": TOKEN}
+    mit = json.dumps({"license": "mit"})
+    for again, (words, expected) in enumerate(
+        ((["me/flowers"] * 2, "other"), ([mit], "mit"), (["me/flowers"], "mit"))
+    ):
+        lines = run_python(PUSH_AGAIN, saved, *words, **hub).stdout.splitlines()
+        assert all(line.startswith(server.url) for line in lines), lines
+        card = RepoCard(server.model("me/flowers").files["README.md"].decode())
+        assert card.data.license == expected and f"The licence of the weights is {expected}." in card.text
+        assert card.data.get("license_name") == ("of-the-garden" if again == 0 else None)
+
+
+def test_an_edited_card_does_not_stand_in_the_way_of_a_proposal(server, saved, tmp_path):
+    edited = {"README.md": b"---\nlicense: mit\n---\n# My flowers\n"}
+    server.add("model", "me/flowers", edited)
+    proposal = json.dumps({"create_pr": True})
+    (line,) = run_python(
+        PUSH_AGAIN, saved, proposal, home=tmp_path, hub=server.url, HF_TOKEN=TOKEN
+    ).stdout.splitlines()
+    assert line.startswith(server.url), line
+    flowers = server.model("me/flowers")
+    proposed = list(flowers.commits.values())[-1]
+    assert flowers.files == edited and RepoCard(proposed["README.md"].decode()).data.license == "mit"
+
+
 UPLOAD_LATE = """
 import sys
 from flower_ddim.hub.upload import upload_folder
@@ -88,3 +117,13 @@ def test_the_card_of_a_space_is_not_overwritten_either(server, saved, tmp_path):
     assert completed.returncode == 0 and "README.md" not in completed.stdout, completed.stderr
     after = server.repositories["space", "me/play"].files
     assert after["README.md"] == before["README.md"] and "app.py" in after
+
+
+def test_a_space_stays_as_it_was_made(server, saved, tmp_path):
+    blank = "---\ntitle: Play\nemoji: 🏃\ncolorFrom: purple\nsdk: gradio\napp_file: app.py\npinned: false\nlicense: mit\n---\n"
+    server.add("space", "me/play", {"README.md": blank.encode()})
+    completed = run_hub_script("push_to_hub.py", saved, "me/play", "--space", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    card = RepoCard(server.repositories["space", "me/play"].files["README.md"].decode()).data.to_dict()
+    kept = {"license": "mit", "emoji": "🏃", "colorFrom": "purple", "pinned": False, "title": "play"}
+    assert kept.items() <= card.items() and "app_file" in card

@@ -7,7 +7,8 @@ import torch
 from .. import FlowerDDIMPipeline
 from ..entrance import Parser, model_folder
 from ..hub.space import write_space
-from ..hub.upload import prepare_upload, push_pipeline, upload_folder
+from ..hub.upload import add_choices, prepare_upload, push_pipeline, upload_folder
+from ..storage.hub_cards import choices_on_hub
 from ..storage.hub_client import create_repository
 
 
@@ -64,5 +65,7 @@ def _push_from(folder, pipe, args):
         print(f"Nothing was uploaded to the {'private ' if args.private else ''}{kind} {args.repo_id}.")
         return
     repo_id = create_repository(args.repo_id, private=args.private or None, repo_type=kind)
+    if not args.keep_card:
+        add_choices(folder, choices_on_hub(repo_id, repo_type=kind))
     choice = {"keep_card": args.keep_card, "overwrite_card": args.overwrite_card}
     print(upload_folder(folder, repo_id, token=None, repo_type=kind, commit_message="Upload space", **choice))

@@ -9,9 +9,11 @@ from huggingface_hub import HfApi
 
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.checksums import network_weights, weights_checksum
-from ..storage.hub_cards import check_card
+from ..storage.files import write_text
+from ..storage.hub_cards import check_card, choices_on_hub, with_choices
 from ..storage.hub_client import create_repository, explained, first_line
 from .model_card import write_model_card
+from .records import ModelRecords
 
 
 def push_pipeline(
@@ -33,9 +35,10 @@ def push_pipeline(
 
     Args:
         private: whether a repository that is made for it is private.
-        create_pr: whether to propose the commit instead of making it.
+        create_pr: whether to propose the commit instead of making it; an edited card does not stand in the way of that.
         variant: what to save the weights as, and then to load them by, such as `"fp16"`.
-        dataset, license, records: what the card tells, see [`prepare_upload`].
+        dataset, license, records: what the card tells, see [`prepare_upload`]; where no licence is given and none in the records,
+            it is that which the repository has.
         keep_card: whether to upload all but the card and its pictures.
         overwrite_card: whether to overwrite also a card that somebody has edited on the Hub.
         is_new: whether the repository may have to be made.
@@ -51,7 +54,8 @@ def push_pipeline(
         if is_new:  # and not before it is known that there is something to upload
             repo_id = create_repository(repo_id, token, private)
         if not keep_card:
-            _add_card(pipe, folder, repo_id, records, variant=variant, dataset=dataset, license=license)
+            choices = choices_on_hub(repo_id, token)
+            _add_card(pipe, folder, repo_id, records, license, choices, variant=variant, dataset=dataset)
         options = {"commit_message": commit_message, "create_pr": create_pr}
         return upload_folder(folder, repo_id, token, keep_card=keep_card, overwrite_card=overwrite_card, **options)
 
@@ -79,7 +83,7 @@ def prepare_upload(
     """
     _save_verified(pipe, folder, variant)
     if not keep_card:
-        _add_card(pipe, folder, repo_id, records, variant=variant, dataset=dataset, license=license)
+        _add_card(pipe, folder, repo_id, records, license, variant=variant, dataset=dataset)
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
 
@@ -88,10 +92,29 @@ def _save_verified(pipe: FlowerDDIMPipeline, folder: str | Path, variant: str | 
     verify_export(folder, variant)
 
 
-def _add_card(pipe: FlowerDDIMPipeline, folder: str | Path, repo_id: str, records: str | Path | None, **options):
+def _add_card(
+    pipe: FlowerDDIMPipeline,
+    folder: str | Path,
+    repo_id: str,
+    records: str | Path | None,
+    license: str | None,
+    choices: dict = {},
+    **options,
+):
+    """Writes the card; of `choices`, what was chosen for the repository, it keeps all of which nothing else is known."""
     if records is None and pipe.name_or_path and _has_weights_of(pipe, pipe.name_or_path):
         records = pipe.name_or_path
-    write_model_card(pipe, folder, records, name=repo_id.rpartition("/")[2], repo_id=repo_id, **options)
+    recorded = (ModelRecords.read(pipe, records).training or {}).get("options", {}).get("license")
+    license = license or recorded or choices.get("license")
+    name = repo_id.rpartition("/")[2]
+    write_model_card(pipe, folder, records, name=name, repo_id=repo_id, license=license, **options)
+    add_choices(folder, choices)
+
+
+def add_choices(folder: str | Path, choices: dict):
+    """Adds what was chosen for a repository to the card in a folder, where that says nothing of it."""
+    card = Path(folder) / "README.md"
+    write_text(card, with_choices(card.read_text(encoding="utf-8"), choices))
 
 
 def _has_weights_of(pipe: FlowerDDIMPipeline, folder: str | Path) -> bool:
@@ -138,6 +161,7 @@ def upload_folder(
     Args:
         keep_card: whether to leave out the card.
         overwrite_card: whether to overwrite also a card that somebody has edited on the Hub.
+        options: those of `HfApi.upload_folder`; with `create_pr`, nothing is overwritten.
 
     Raises:
         OSError: if the Hub cannot be reached or refuses; then the repository is as it was.
@@ -145,7 +169,7 @@ def upload_folder(
     """
     if keep_card:
         options["ignore_patterns"] = "README.md"
-    elif not overwrite_card:  # and nobody may edit it from now on
+    elif not (overwrite_card or options.get("create_pr")):  # and nobody may edit it from now on
         options["parent_commit"] = check_card(repo_id, token, repo_type)
     with explained(f"Nothing could be uploaded to {repo_id}"):
         commit = HfApi(token=token).upload_folder(folder_path=folder, repo_id=repo_id, repo_type=repo_type, **options)
