@@ -78,8 +78,8 @@ def content_key(paths: list[str]) -> str:
 
     The time of the last change does not tell: `cp -p` and `rsync -a` bring that of another file along. So files up to `READ_WHOLE`
     bytes are read whole, as most pictures are. To read larger ones whole would take minutes at every start of a large training:
-    of these the size, the time, the beginning and the end count. A PNG ends with a checksum, a Parquet file with a table of where
-    everything lies, and another JPEG or WebP hardly ever has the same length.
+    of these the size, the times, the beginning and the end count. Of the times one, `st_ctime_ns`, is when the operating system
+    last changed anything of the file; `cp -p` and `rsync -a` cannot set it, so what they bring counts as another file.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -96,6 +96,6 @@ def _content(path: str) -> tuple:
             beginning = file.read(READ_WHOLE // 2)
             file.seek(-READ_WHOLE // 2, os.SEEK_END)
             content = hashlib.sha256(beginning + file.read()).digest()
-            return status.st_size, status.st_mtime_ns, content
+            return status.st_size, status.st_mtime_ns, status.st_ctime_ns, content
     except OSError as error:  # whoever decodes it names it
         return (error.errno,)
