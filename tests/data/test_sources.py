@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -183,6 +184,18 @@ def test_files_that_cannot_be_read_are_counted_and_named(tmp_path, cache, caplog
     (tmp_path / "data" / "a.heic").rename(tmp_path / "phone" / "a.heic")
     with pytest.raises(FileNotFoundError, match=r"phone holds no pictures .*\.heic.*save"):
         open_dataset(data_dir=str(tmp_path / "phone"), **cache)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_that_are_not_utf8_are_skipped_and_named(tmp_path, cache, caplog, streaming):
+    save_pictures(tmp_path / "data", roses=2)
+    for name in (b"\xff.png", b"roses/\xfe/0.png"):
+        path = os.fsencode(tmp_path / "data") + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(png(stripes(8, 8)))
+    assert counts({"data_dir": str(tmp_path / "data")}, cache, streaming=streaming) == {"train": 2}
+    assert "2 files skipped: 'roses/\\udcfe/0.png', '\\udcff.png' (names that are not UTF-8" in caplog.text
 
 
 def test_a_split_that_is_missing_is_set_aside_reproducibly():

@@ -26,12 +26,25 @@ _SPLIT_OF = {name: split for split, known_as in SPLITS.items() for name in known
 def list_files(folder: Path) -> list[Path]:
     """The files below a folder, those of linked folders as well, relative to it and in the order of their paths.
 
-    Leaves out what is hidden: whatever has a name that begins with a dot.
+    Leaves out what is hidden, whatever has a name that begins with a dot, and, with a warning, names that are not UTF-8: tables
+    of paths cannot hold them.
 
     Raises:
         OSError: if a folder in it cannot be read.
     """
-    return sorted(_walk(folder, Path(), [folder.resolve()]), key=Path.as_posix)
+    files = sorted(_walk(folder, Path(), [folder.resolve()]), key=Path.as_posix)
+    named = [file for file in files if _is_text(str(file))]
+    if unnamed := [ascii(str(file)) for file in files if not _is_text(str(file))]:
+        logger.warning(
+            f"{folder}: {_counted(unnamed)} skipped: {', '.join(unnamed[:3])}{' and others' if unnamed[3:] else ''} (names "
+            "that are not UTF-8: rename them)."
+        )
+    return named
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8; of another one Python keeps the bytes as half characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _walk(folder: Path, inner: Path, entered: list[Path]) -> Iterable[Path]:
