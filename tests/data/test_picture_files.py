@@ -69,3 +69,9 @@ def test_phones_pictures_of_several_views_are_read(tmp_path, pipe):
     picture.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[picture])
     assert open_picture(tmp_path / "phone.jpg").format == "MPO"
     assert pipe.preprocess(open_picture(tmp_path / "phone.jpg")).shape == (1, 3, 16, 16)
+    (tmp_path / "views").mkdir()
+    (tmp_path / "phone.jpg").rename(tmp_path / "views" / "phone.mpo")
+    assert ".mpo" in picture_suffixes()
+    assert (
+        len(decode_images(open_dataset(data_dir=str(tmp_path / "views"), cache_dir=str(tmp_path / "cache")), 8)) == 1
+    )

@@ -36,4 +36,7 @@ def read_picture(path: str) -> Image.Image:
 def picture_suffixes() -> set[str]:
     """The endings of files that hold raster pictures, in lower case and with their dot, as far as this Pillow reads them."""
     Image.init()
-    return {ending for ending, name in Image.EXTENSION.items() if name in RASTER_FORMATS and name in Image.OPEN}
+    readable = {name for name in RASTER_FORMATS if name in Image.OPEN}
+    if "JPEG" in readable:  # whose opener also reads MPO, for which none is registered
+        readable |= {"MPO"} & set(RASTER_FORMATS)
+    return {ending for ending, name in Image.EXTENSION.items() if name in readable}
