@@ -82,6 +82,9 @@ def test_other_families_of_schedules_are_refused_live_and_from_files(config):
             ValueError, match="is none of linear, cosine, offset_cosine: keep its own scheduler, or name"
         ):
             FlowerDDIMScheduler.from_config(given)
+    if config.get("rescale_betas_zero_snr"):  # its betas were made by a rule, and given by nobody
+        with pytest.raises(ValueError, match=r"\(by its betas\) is none"):
+            FlowerDDIMScheduler.from_config(config)
     assert FlowerDDIMScheduler.from_config(config, schedule="cosine").config.schedule == "cosine"
 
 

@@ -114,7 +114,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
                 ours = DiffusionSchedule(name, num_train_timesteps=len(table), **rates).alphas_cumprod()
                 if (ours - table).abs().max() < 1e-3:  # the table is a cumulative product in float32
                     return name
-        what = "as `trained_betas` say" if is_comparable else given.get("beta_schedule", "without any betas")
+        what = "by its betas" if is_comparable else given.get("beta_schedule", "without any betas")
         what = f"The noise schedule of this configuration ({what})"
         remedy = "keep its own scheduler, or name ours with `schedule`"
         raise ValueError(f"{what} is none of {', '.join(SCHEDULES)}: {remedy}.")
