@@ -100,3 +100,43 @@ def test_damage_is_found_and_another_checkpoint_named(tmp_path, damage):
     with pytest.raises(ValueError, match="no other one"):
         (tmp_path / "checkpoint-1" / checkpoints.STATE_FILE).unlink()
         load(newest)
+
+
+def test_files_of_the_users_in_a_checkpoint_stay_when_it_is_removed(tmp_path):
+    write(tmp_path, 1)
+    for name in ("notes.txt", "mine/notes.txt"):
+        (tmp_path / "checkpoint-1" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "checkpoint-1" / name).write_text("mine")
+    checkpoints.remove_checkpoint(tmp_path / "checkpoint-1")
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["checkpoint-1/mine/notes.txt", "checkpoint-1/notes.txt"]
+    assert not (tmp_path / "checkpoint-1" / "state").exists() and not checkpoints.list_checkpoints(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_not_removed(tmp_path):
+    (write(tmp_path, 1) / checkpoints.STATE_FILE).write_text('{"sha')
+    checkpoints.remove_checkpoint(tmp_path / "checkpoint-1")
+    assert [path.name for path in tmp_path.iterdir()] == ["abandoned-checkpoint-1"]
+    assert (tmp_path / "abandoned-checkpoint-1" / "state" / "model").exists()
+
+
+def test_what_was_set_aside_earlier_stays(tmp_path):
+    (tmp_path / "abandoned-checkpoint-2").mkdir()
+    (tmp_path / "abandoned-checkpoint-2" / "notes.txt").write_text("mine")
+    for number in (2, 3):
+        for step in (1, 2):
+            write(tmp_path, step)
+        checkpoints.set_later_checkpoints_aside(tmp_path / "checkpoint-1")
+        assert (tmp_path / f"abandoned-checkpoint-2-{number}" / "state" / "model").exists()
+        checkpoints.remove_checkpoint(tmp_path / "checkpoint-1")
+    assert (tmp_path / "abandoned-checkpoint-2" / "notes.txt").read_text() == "mine"
+
+
+def test_checkpoints_of_other_programs_are_none_of_ours(tmp_path):
+    for name in ("checkpoint-500", ".checkpoint-mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / checkpoints.STATE_FILE).write_text('{"global_step": 500}')  # as transformers writes it
+    checkpoints.discard_unfinished(tmp_path)
+    assert not checkpoints.list_checkpoints(tmp_path) and (tmp_path / ".checkpoint-mine").exists()
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        checkpoints.find_checkpoint(tmp_path, "checkpoint-500")

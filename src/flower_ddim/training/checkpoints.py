@@ -21,9 +21,24 @@ PIPELINE_STATE_FILE = (
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    found = [path.parent for path in Path(output_dir).glob(f"{PREFIX}*/{STATE_FILE}")]
-    return sorted((path for path in found if path.name.removeprefix(PREFIX).isdigit()), key=step_of)
+    """Complete checkpoints of ours, oldest first."""
+    return sorted((path for path in folders_named_so(output_dir) if is_ours(path)), key=step_of)
+
+
+def folders_named_so(output_dir: Path) -> list[Path]:
+    """Whatever has the name of a checkpoint, whoever wrote it."""
+    return [path for path in Path(output_dir).glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+
+
+def is_ours(checkpoint: Path) -> bool:
+    """Whether a folder is a complete checkpoint of ours, be it damaged: other programs write state files of that name, too."""
+    try:
+        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(state, dict) and "sha256" in state
 
 
 def step_of(checkpoint: Path) -> int:
@@ -39,7 +54,7 @@ def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
         checkpoints = list_checkpoints(output_dir)
         return checkpoints[-1] if checkpoints else None
     for folder in (Path(wanted), Path(output_dir) / wanted):
-        if (folder / STATE_FILE).is_file():
+        if is_ours(folder):
             return folder
     raise FileNotFoundError(f"{wanted} is no complete checkpoint: name a folder {PREFIX}N, or 'latest'.")
 
@@ -151,7 +166,8 @@ def replace_files(source: Path, target: Path):
 def discard_unfinished(output_dir: Path):
     """Removes what interrupted runs left behind: checkpoints that they were writing, or removing."""
     for path in Path(output_dir).glob(f".{PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.name.removeprefix(f".{PREFIX}").isdigit():  # others are the user's
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def rotate_checkpoints(output_dir: Path, limit: int):
@@ -162,10 +178,30 @@ def rotate_checkpoints(output_dir: Path, limit: int):
 
 
 def remove_checkpoint(checkpoint: Path):
-    """Removes a checkpoint such that an interruption leaves no half of one, but what [`discard_unfinished`] removes."""
-    leaving = unfinished_folder(checkpoint.parent, step_of(checkpoint))
-    os.replace(checkpoint, leaving)
-    shutil.rmtree(leaving)
+    """Removes a checkpoint; files in it that are not of its record are the user's, and stay, as a damaged one does, set aside.
+
+    An interruption leaves no half of a checkpoint, but what [`discard_unfinished`] removes, or what counts as none.
+    """
+    try:
+        listed = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["sha256"]
+    except ValueError:  # then nobody knows which files are ours
+        return _set_aside(checkpoint)
+    ours = {checkpoint / name for name in (*listed, STATE_FILE)}
+    inside = sorted(checkpoint.rglob("*"), reverse=True)  # what is in a folder comes before it
+    if ours.issuperset(path for path in inside if not _is_folder(path)):
+        leaving = unfinished_folder(checkpoint.parent, step_of(checkpoint))
+        os.replace(checkpoint, leaving)
+        return shutil.rmtree(leaving)
+    (checkpoint / STATE_FILE).unlink()  # from here on it is no checkpoint
+    for path in inside:
+        if path in ours:
+            path.unlink(missing_ok=True)
+        elif _is_folder(path) and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def set_later_checkpoints_aside(checkpoint: Path):
