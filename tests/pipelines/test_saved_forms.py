@@ -6,6 +6,7 @@ from conftest import generate_two, load_pipeline, make_stock_unet, make_unet
 from safetensors.torch import save_file
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim.storage.checksums import network_weights, weights_checksum
 
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(saved, tmp_path):
@@ -39,6 +40,48 @@ def test_one_file_follows_several_and_the_other_way_round(saved, tmp_path, varia
         pipe.save_pretrained(tmp_path, variant=variant, **options)
         assert bool(list((tmp_path / "unet").glob("*.index*.json"))) == bool(options)
         assert torch.equal(generate_two(load_pipeline(tmp_path, variant=variant)), generate_two(pipe))
+
+
+def make_earlier_unet():
+    """A network of the same form with other weights than those of `saved`."""
+    unet = make_unet()
+    for parameter in unet.parameters():
+        parameter.data.mul_(2)
+    return unet
+
+
+def weights_in(folder):
+    return {file.name for file in (folder / "unet").iterdir()} - {"config.json", "unet_flower_ddim.py"}
+
+
+FORMS = [{}, {"max_shard_size": "20KB"}, {"max_shard_size": "40KB"}]
+FORMS += [{"safe_serialization": False}, {"max_shard_size": "20KB", "safe_serialization": False}]
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("later", FORMS)
+def test_nothing_is_left_of_the_weights_that_were_there(saved, tmp_path, variant, later):
+    pipe, before = load_pipeline(saved), FlowerDDIMPipeline(make_earlier_unet(), FlowerDDIMScheduler())
+    pipe.save_pretrained(tmp_path / "alone", variant=variant, **later)
+    for i, earlier in enumerate(FORMS):
+        before.save_pretrained(tmp_path / f"{i}", variant=variant, **earlier)
+        before.save_pretrained(tmp_path / f"{i}", variant="other")
+        pipe.save_pretrained(tmp_path / f"{i}", variant=variant, **later)
+        others = {"diffusion_pytorch_model.other.safetensors"}
+        assert weights_in(tmp_path / f"{i}") == weights_in(tmp_path / "alone") | others
+        if variant is None and later.get("safe_serialization", True):
+            assert weights_checksum(network_weights(tmp_path / f"{i}")) == weights_checksum(pipe.unet.state_dict())
+
+
+def test_the_weights_are_those_that_diffusers_would_load(saved, tmp_path):
+    """As older versions left them: a single file of another network beside several, which have an index."""
+    pipe = load_pipeline(saved)
+    pipe.save_pretrained(tmp_path, max_shard_size="20KB")
+    make_earlier_unet().save_pretrained(tmp_path / "earlier")
+    (tmp_path / "earlier" / "diffusion_pytorch_model.safetensors").rename(
+        tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    )
+    assert weights_checksum(network_weights(tmp_path)) == weights_checksum(load_pipeline(tmp_path).unet.state_dict())
 
 
 def push(pipe, repo_id, token=None, variant=None):

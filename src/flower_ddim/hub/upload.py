@@ -121,7 +121,7 @@ def _has_weights_of(pipe: FlowerDDIMPipeline, folder: str | Path) -> bool:
     """Whether a folder holds a pipeline of the same network: what is known of it then holds for this one."""
     try:
         return weights_checksum(network_weights(folder)) == weights_checksum(pipe.unet.state_dict())
-    except FileNotFoundError:  # an id on the Hub, or a folder of another form (a variant, several files)
+    except FileNotFoundError:  # an id on the Hub, or a folder of a variant only
         return False
 
 

@@ -151,11 +151,36 @@ def _variant_hint(folder) -> str:
     return f"{folder} holds other weights than those that were asked for: {' or '.join(ways)}."
 
 
-def remove_broken_indices(folder: Path):
-    """Removes what an earlier `save_pretrained` has left of weights in several files: an index of files that are gone."""
-    for index in folder.glob("unet/*.safetensors.index*.json"):
-        if not all((index.parent / file).exists() for file in read_json_object(index)["weight_map"].values()):
+def remove_earlier_weights(folder: Path, variant: str | None, safe_serialization: bool):
+    """Removes what an earlier `save_pretrained` has left beside the weights that were just saved in this form.
+
+    That is whatever else there is of the same variant, in one file or several, and of any variant an index of files that are gone.
+    diffusers would load an index first and safetensors before pickles, whatever is newer.
+    """
+    places = {index: _files_of(index) for index in folder.glob("unet/diffusion_pytorch_model.*.index*.json")}
+    for index, files in places.items():
+        if not files or not all(file.exists() for file in files):  # diffusers removes them when it saves a single file
             index.unlink()
+    ending, middle = "safetensors" if safe_serialization else "bin", f".{variant}" if variant else ""
+    written = {folder / "unet" / f"diffusion_pytorch_model{middle}.{ending}"}
+    index = folder / "unet" / f"diffusion_pytorch_model.{ending}.index{middle}.json"
+    if index.exists():
+        written = {index, *places[index]}
+    one_of_them = re.compile(
+        rf"diffusion_pytorch_model({re.escape(middle)}(-\d{{5}}-of-\d{{5}})?\.(bin|safetensors)"
+        rf"|\.(bin|safetensors)\.index{re.escape(middle)}\.json)"
+    )
+    for file in (folder / "unet").iterdir():
+        if one_of_them.fullmatch(file.name) and file not in written:
+            file.unlink()
+
+
+def _files_of(index: Path) -> set[Path]:
+    """The files of weights that an index names; none if it is damaged."""
+    try:
+        return {index.parent / file for file in read_json_object(index)["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return set()
 
 
 def upload_options(push: Callable, options: dict) -> dict:

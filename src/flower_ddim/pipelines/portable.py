@@ -108,7 +108,7 @@ class PortablePipeline(DiffusionPipeline):
             hub_options = loading.upload_options(upload.push_pipeline, hub_options)
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
         if loading:
-            loading.remove_broken_indices(Path(save_directory))
+            loading.remove_earlier_weights(Path(save_directory), variant, safe_serialization)
         if push_to_hub:
             self.push_to_hub(hub_options.pop("repo_id", Path(save_directory).name), **hub_options)
 

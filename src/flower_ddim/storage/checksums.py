@@ -7,14 +7,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from .json_objects import read_json_object
+
 
 def network_weights(pipeline: str | Path) -> dict[str, torch.Tensor]:
-    """The weights of the network in the folder of a saved pipeline.
+    """The weights of the network in the folder of a saved pipeline, in one file or, as an index names them, in several.
 
     Raises:
         FileNotFoundError: if there are none.
     """
-    return load_file(Path(pipeline, "unet", "diffusion_pytorch_model.safetensors"))
+    file = Path(pipeline, "unet", "diffusion_pytorch_model.safetensors")
+    index = file.with_name(f"{file.name}.index.json")
+    if not index.is_file():
+        return load_file(file)
+    # diffusers takes the index first, whatever lies beside it.
+    parts = sorted(set(read_json_object(index)["weight_map"].values()))
+    return {name: tensor for part in parts for name, tensor in load_file(file.with_name(part)).items()}
 
 
 def weights_checksum(weights: Mapping[str, torch.Tensor]) -> str:
