@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import generate_numbers, spread_classes
-from ..storage.files import read_metrics, write_text
+from ..storage.files import read_metrics, replacing, write_text
 from .config import TrainingConfig
 from .resuming import recorded_options
 
@@ -117,8 +118,8 @@ def sample_grid(pipeline: FlowerDDIMPipeline, count: int, path: Path, comment: s
     rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
     metadata = PngInfo()
     metadata.add_text("Comment", comment)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make_image_grid(images, rows=rows, cols=count // rows).save(path, pnginfo=metadata)
+    with replacing(path) as unfinished:
+        make_image_grid(images, rows=rows, cols=count // rows).save(unfinished, pnginfo=metadata)
     return images
 
 
@@ -133,13 +134,20 @@ def show_images(trackers: list[GeneralTracker], title: str, images: list[Image.I
 
 
 def plot_loss(metrics: Path, path: Path):
-    """Draws the loss curve, where matplotlib is installed and the disk has room; a training does not fail because of it."""
+    """Draws the loss curve, where matplotlib is installed."""
     try:
         from ..figures.loss import loss_curve
     except ModuleNotFoundError as error:
         logger.warning(f"No loss curve was drawn ({error}): pip install 'flower-ddim[figures]'.")
         return
+    with replacing(path) as unfinished:
+        loss_curve([metrics]).savefig(unfinished)
+
+
+@contextmanager
+def dispensable(what: str):
+    """A context of which a failure is a warning: a training does not fail for a picture that it draws on the way."""
     try:
-        loss_curve([metrics]).savefig(path)
-    except OSError as error:
-        logger.warning(f"No loss curve could be written ({error}).")
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        logger.warning(f"{what} could not be made ({error}); the training goes on.")

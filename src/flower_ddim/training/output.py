@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import filelock
 
 from ..storage.files import write_json
 from . import checkpoints
+from .config import TrainingConfig
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class OutputFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self._found = self._signs()  # before anything is read of it
         self.written = self._read_record()
         self._lock = None
 
@@ -39,18 +41,29 @@ class OutputFolder:
             return set(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["files"])
         return _written_before_there_were_records(self.path)
 
+    def _signs(self) -> dict[str, tuple[int, int]]:
+        """What another training in the folder would change: size and time of files that it writes."""
+        files = [self.path / name for name in (RECORD, "training.yaml", "metrics.jsonl")]
+        files += [path / checkpoints.STATE_FILE for path in checkpoints.list_checkpoints(self.path)]
+        stats = {str(file): file.stat() for file in files if file.is_file()}
+        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
     def prepare(self, overwrite: bool):
         """Makes the folder, locks it, and removes what interrupted runs left; `overwrite` removes an earlier training, too.
 
         Raises:
             OSError: if the folder cannot be made.
-            ValueError: if another training holds it.
+            ValueError: if another training holds it, or has written there since this object was made: what has been read of
+                the folder is then out of date.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"`output_dir` cannot be used ({error}): name one that you may write to.") from error
         self.lock()
+        if self._signs() != self._found:
+            self.unlock()
+            raise ValueError(f"Another training has written to {self.path} meanwhile: start this one again.")
         checkpoints.discard_unfinished(self.path)
         if overwrite:
             for old in checkpoints.list_checkpoints(self.path):
@@ -58,16 +71,54 @@ class OutputFolder:
             self._remove_written()
         self._write_record()
 
+    def check(self, config: TrainingConfig, checkpoint: Path | None, last_logged: int):
+        """Raises a ValueError where a run would touch what is the user's, or another training's; nothing has been written then.
+
+        Args:
+            checkpoint, last_logged: see [`flower_ddim.training.checkpoints.check_output_dir`].
+        """
+        for pictures in (config.train_data_dir, config.dataset_name):
+            self.check_pictures(pictures)
+        if config.overwrite_output_dir:
+            self.check_keeps(init_from=config.init_from, model_config_name_or_path=config.model_config_name_or_path)
+        else:
+            resumes = config.resume_from_checkpoint is not None
+            checkpoints.check_output_dir(self.path, resumes, checkpoint, last_logged)
+        self.check_free()
+
     def check_pictures(self, pictures: str | None):
         """Raises a ValueError where the folder is that of the pictures, or lies in it: a run would train on its own samples."""
         if pictures is None or not Path(pictures).is_dir():
             return
         ours, theirs = self.path.resolve(), Path(pictures).resolve()
-        if ours == theirs or theirs in ours.parents:
+        if _lies_in(ours, theirs):
             raise ValueError(
                 f"`output_dir` {self.path} lies in the folder of the pictures, {pictures}, so that the next run would train on its "
                 "samples: name one outside."
             )
+        for place in _linked_places(theirs, {theirs}):
+            if _lies_in(place, ours) and not _lies_in(place, theirs):
+                raise ValueError(
+                    f"A link in the folder of the pictures, {pictures}, leads into `output_dir` {self.path}, so that the next run "
+                    "would train on its samples: remove the link, or name another folder."
+                )
+        if any(_lies_in(ours / name, theirs) for name in self.written):
+            raise ValueError(
+                f"The folder of the pictures, {pictures}, holds what a training has written to `output_dir` {self.path}: name "
+                "another for one of them."
+            )
+
+    def check_keeps(self, **sources: str | None):
+        """Raises a ValueError where something in the folder, which is to be overwritten, is what the training begins from.
+
+        Args:
+            sources: folders or files, or ids on the Hub, by the options that name them.
+        """
+        for option, source in sources.items():
+            if source and os.path.exists(source) and _lies_in(Path(source).resolve(), self.path.resolve()):
+                raise ValueError(
+                    f"`{option}` {source} lies in `output_dir`, which `overwrite_output_dir` empties: name another `--output_dir`."
+                )
 
     def check_free(self):
         """Raises a ValueError where a file lies under one of our names that no training has written, naming it."""
@@ -79,6 +130,18 @@ class OutputFolder:
                     raise ValueError(
                         f"{file} was not written by a training, which would overwrite it: move it, or name another `--output_dir`."
                     )
+        checkpoint_folders = checkpoints.folders_named_so(self.path)
+        is_trained = (
+            self.written or (self.path / RECORD).is_file() or any(map(checkpoints.is_ours, checkpoint_folders))
+        )
+        for path in checkpoint_folders:
+            # Where there is a training, one without a state file may be what is left of a checkpoint; it is only set aside.
+            of_others = (path / checkpoints.STATE_FILE).exists() or not is_trained
+            if of_others and not checkpoints.is_ours(path):
+                raise ValueError(
+                    f"{path} was not written by a training, whose checkpoints have such names: move it, or name another "
+                    "`--output_dir`."
+                )
 
     def claim(self, *names: str) -> Path:
         """Takes files, named relative to the folder, into the record, before they are written; returns the path of the last.
@@ -172,6 +235,23 @@ class OutputFolder:
             (self.path / LOCK_HOLDER).unlink(missing_ok=True)
             self._lock.release()  # the file stays: another training may hold it by now
             self._lock = None
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return folder in (path, *path.parents)
+
+
+def _linked_places(folder: Path, entered: set[Path]) -> Iterator[Path]:
+    """Where the links below a folder lead, also those in linked folders; what is hidden is not looked for pictures."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if place != path:
+            yield place
+        if path.is_dir() and place not in entered:
+            entered.add(place)
+            yield from _linked_places(place, entered)
 
 
 def _written_before_there_were_records(folder: Path) -> set[str]:

@@ -14,18 +14,26 @@ from tqdm.auto import tqdm
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.checksums import weights_checksum
 from ..storage.files import write_json, write_text
-from ..storage.hub_cards import check_card
-from ..storage.hub_client import create_repository
 from . import checkpoints, resuming
 from .batches import Batches
 from .config import TrainingConfig, fixed_options
 from .ema import ExponentialMovingAverage, share_statistics
 from .growth import GrowingUNet, finest_level_at
-from .log import LogWindow, MetricsLog, main_process_logger, plot_loss, sample_grid, show_images, trackable
+from .log import (
+    LogWindow,
+    MetricsLog,
+    dispensable,
+    main_process_logger,
+    plot_loss,
+    sample_grid,
+    show_images,
+    trackable,
+)
 from .loss import ZERO_NOISE_LOSS, diffusion_loss, warn_of_zero_noise
 from .optimizers import learning_rate_factor, make_optimizers
 from .output import OutputFolder
 from .pictures import load_pictures
+from .publishing import prepare_repository, publish
 from .setup import build_model, check_length, describe, make_accelerator, place_network
 from .stopping import StopReason, StopWatch
 from .validation import KidWatch, validation_losses
@@ -43,7 +51,8 @@ class Trainer:
         self.output = OutputFolder(self.output_dir)
         self.metrics = MetricsLog(self.output_dir / "metrics.jsonl")
         self.checkpoint = checkpoints.find_checkpoint(self.output_dir, config.resume_from_checkpoint)
-        self._check_output_dir()
+        last_logged = max(self.metrics.values("step"), default=0)
+        self.output.check(config, self.checkpoint, last_logged)
         self.accelerator = make_accelerator(config)
         set_seed(config.seed)
         world = self.accelerator.num_processes
@@ -72,22 +81,10 @@ class Trainer:
         self.kid_watch = KidWatch(config, self.accelerator, self.pictures.validation) if watches_kid else None
         self.repo_id = None
         if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
-            repo_id = config.hub_model_id or self.output_dir.name
-            self.repo_id = create_repository(repo_id, config.hub_token, config.hub_private_repo or None)
-            check_card(self.repo_id, config.hub_token)  # an edited card would be a refusal at the end
+            self.repo_id = prepare_repository(config)
         self.step = self.images_seen = 0
         self.was_complete = False  # whether the checkpoint that it resumes from has made all steps
         self.record = {"options": self.description["options"], "history": []}  # of the weights
-
-    def _check_output_dir(self):
-        """Refuses to touch what is the user's, or another training's, before anything is written."""
-        for pictures in (self.config.train_data_dir, self.config.dataset_name):
-            self.output.check_pictures(pictures)
-        if not self.config.overwrite_output_dir:
-            resumes = self.config.resume_from_checkpoint is not None
-            last_logged = max(self.metrics.values("step"), default=0)
-            checkpoints.check_output_dir(self.output_dir, resumes, self.checkpoint, last_logged)
-        self.output.check_free()
 
     # ---- One step
 
@@ -142,8 +139,10 @@ class Trainer:
             try:
                 self._loop(watch)
             finally:
-                if self.accelerator.is_main_process and self.metrics.values("loss"):
-                    plot_loss(self.metrics.path, self.output.claim("loss.png"))
+                if self.accelerator.is_main_process:
+                    with dispensable("The loss curve"):
+                        if self.metrics.values("loss"):
+                            plot_loss(self.metrics.path, self.output.claim("loss.png"))
         # PyTorch hangs if a process group is torn down while its thread still lets go of the tensors of the last reduction.
         self.accelerator.wait_for_everyone()
         if self.step < self.total_steps:
@@ -222,9 +221,7 @@ class Trainer:
             if not is_there:
                 self.save_samples("samples.png")
             if self.repo_id:
-                address = self.pipeline().push_to_hub(
-                    self.repo_id, token=self.config.hub_token, records=self.output_dir, is_new=False
-                )
+                address = publish(self.pipeline(), self.repo_id, self.config)
                 logger.warning(f"The pipeline was uploaded: {address}")
 
     def _ended_epoch(self) -> int:
@@ -250,12 +247,14 @@ class Trainer:
             self.raw_unet.train()
         if self.kid_watch and (_is_due(epoch, config.eval_kid_epochs) or last) and "kid" not in done:
             self._measure_kid()
-        if self.accelerator.is_main_process and _is_due(epoch, config.save_images_epochs):
-            self.save_samples(f"samples/epoch-{epoch:04}.png")
-        if self.accelerator.is_main_process and _is_due(self.step, config.save_images_steps):
-            self.save_samples(f"samples/step-{self.step:07}.png")
-        if self.accelerator.is_main_process and _is_due(epoch, config.save_model_epochs):
+        if not self.accelerator.is_main_process:
+            return
+        if _is_due(epoch, config.save_model_epochs):
             self.save_pipeline()
+        if _is_due(epoch, config.save_images_epochs):
+            self.save_samples(f"samples/epoch-{epoch:04}.png")
+        if _is_due(self.step, config.save_images_steps):
+            self.save_samples(f"samples/step-{self.step:07}.png")
 
     def _measure_kid(self):
         """Logs the KID; the pipeline of the lowest one is kept in `output_dir/best`."""
@@ -293,8 +292,9 @@ class Trainer:
         """Writes a grid of images, generated from the same noise every time; its metadata says with which weights."""
         weights = "the moving average" if self.config.use_ema else "the last weights"
         comment = f"generated with {weights} of step {self.step}"
-        images = sample_grid(self.pipeline(), self.config.num_sample_images, self.output.claim(name), comment)
-        show_images(self.accelerator.trackers, f"samples of {weights}", images, self.step)
+        with dispensable(name):
+            images = sample_grid(self.pipeline(), self.config.num_sample_images, self.output.claim(name), comment)
+            show_images(self.accelerator.trackers, f"samples of {weights}", images, self.step)
 
     def log(self, **values: float):
         """Adds a line to `metrics.jsonl`, the step, the images seen so far and `values`, and tells the tracker."""
