@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..machine import usable_cores
 from ..models.unet_flower_ddim import FlowerUNet2DModel
+from ..pipelines.loading import check_schedule
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.compilation import check_compiler
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
@@ -125,11 +126,7 @@ def build_model(config: TrainingConfig, pictures: Pictures) -> tuple[torch.nn.Mo
         if config.schedule:
             shared.setdefault("schedule", config.schedule)
         scheduler = FlowerDDIMScheduler(prediction_type=config.prediction_type or "epsilon", **shared)
-    if scheduler.config.schedule == "cosine" and scheduler.config.prediction_type == "epsilon":
-        raise ValueError(
-            "`schedule` cosine has no signal at u = 1, where the noise tells nothing of the picture: give "
-            "`--prediction_type v_prediction`."
-        )
+    check_schedule(unet, scheduler)  # or it would be refused at the first samples
     for name in ("schedule", "prediction_type"):
         asked, given = getattr(config, name), scheduler.config[name]
         if asked and asked != given:
