@@ -1,8 +1,7 @@
 """Serves a page to play with a model in the browser: `python scripts/app.py`, then open the address that it prints."""
 
-from flower_ddim.commands.app import main
 from flower_ddim.entrance import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("flower_ddim.commands.app")

@@ -1,8 +1,7 @@
 """Generates images: `python scripts/generate.py`, or `accelerate launch scripts/generate.py --output_dir DIR` for many."""
 
-from flower_ddim.commands.generate import main
 from flower_ddim.entrance import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("flower_ddim.commands.generate")

@@ -1,8 +1,7 @@
 """Uploads a model to the Hub: `python scripts/push_to_hub.py MODEL_DIR REPO_ID`."""
 
-from flower_ddim.commands.push import main
 from flower_ddim.entrance import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("flower_ddim.commands.push")

@@ -1,8 +1,7 @@
 """Trains a diffusion model: `python scripts/train.py [recipe] --train_data_dir FOLDER --output_dir FOLDER`."""
 
-from flower_ddim.commands.train import main
 from flower_ddim.entrance import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("flower_ddim.commands.train")

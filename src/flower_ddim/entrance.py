@@ -1,6 +1,7 @@
 """What all entrances share: one way to read options and names, and one sentence for a user's mistake."""
 
 import difflib
+import importlib
 import logging
 import os
 import re
@@ -122,12 +123,14 @@ def model_folder(name: str) -> str:
         raise ArgumentTypeError(str(error)) from error
 
 
-def run(main: Callable[[], None], prog: str | None = None):
+def run(main: Callable[[], None] | str, prog: str | None = None):
     """Runs a main function: our messages are shown, and a user's mistake ends in one sentence and exit code 1.
 
     Whatever else fails shows its traceback; FLOWER_DDIM_TRACEBACK=1 in the environment shows it for mistakes, too.
 
     Args:
+        main: the function, or the name of a module with a function `main`, which is imported only here: that takes seconds, and
+            Ctrl-C is to end them without a traceback, too.
         prog: how the program is called; by default the script's path.
     """
     keep_freed_memory()
@@ -135,6 +138,8 @@ def run(main: Callable[[], None], prog: str | None = None):
     logging.getLogger("flower_ddim").setLevel(logging.INFO)
     prog = prog or sys.argv[0]
     try:
+        if isinstance(main, str):
+            main = importlib.import_module(main).main
         main()
     except KeyboardInterrupt:
         sys.exit(130)  # of Ctrl-C, which a program answers by ending

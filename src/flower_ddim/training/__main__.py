@@ -1,11 +1,16 @@
 """`python -m flower_ddim.training`, for launchers: `accelerate launch -m flower_ddim.training [recipe] --option value …`."""
 
-from functools import partial
-
 from ..entrance import run
-from .arguments import main
+
+
+PROG = "python -m flower_ddim.training"
+
+
+def main():
+    from . import arguments  # only now: it takes seconds, in which Ctrl-C is no traceback, either
+
+    arguments.main(prog=PROG)
 
 
 if __name__ == "__main__":
-    PROG = "python -m flower_ddim.training"
-    run(partial(main, prog=PROG), PROG)
+    run(main, PROG)
