@@ -216,6 +216,12 @@ def test_stock_schedulers_drop_in(pipe, stock, tmp_path):
         ),
         ({"eta": -0.1}, "eta"),
         ({"eta": 1.5}, "eta"),
+        (
+            {"batch_size": ["a rose"]},
+            "`batch_size` is ['a rose'], but must be an integer >= 1: the model takes no prompt.",
+        ),
+        ({"eta": "0"}, "`eta` is '0', but must be a number in [0, 1]."),
+        ({"eta": None}, "`eta` is None, but must be a number in [0, 1]."),
         ({"output_type": "jpeg"}, "pil, np, pt, latent"),
         ({"latents": torch.zeros(3, 16, 16)}, "(3, 16, 16)"),
         ({"latents": torch.zeros(1, 3, 32, 32)}, "must have (1, 3, 16, 16)"),
@@ -225,7 +231,11 @@ def test_stock_schedulers_drop_in(pipe, stock, tmp_path):
         ({"generator": seeds(0, 1, 2), "batch_size": 2}, "list of 3"),
         ({"generator": 42}, "give `torch.Generator().manual_seed(42)`"),
         ({"generator": [1, 2], "batch_size": 2}, "give `torch.Generator().manual_seed(1)`"),
+        ({"latents": [[0.0]]}, "`latents` is a list, but must be a tensor: draw it with `torch.randn`."),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "latents"),
+        ({"callback_on_step_end_tensor_inputs": [["latents"]]}, "only ['latents'] can be asked for"),
+        ({"callback_on_step_end_tensor_inputs": None}, "is None, but must be a list: ['latents'], or [] for none."),
+        ({"callback_on_step_end_tensor_inputs": "latents"}, "is 'latents', but must be a list"),
     ],
 )
 def test_bad_input_is_explained(pipe, arguments, message):

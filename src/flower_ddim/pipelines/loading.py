@@ -202,16 +202,18 @@ def upload_options(push: Callable, options: dict) -> dict:
 
 def check_call(pipe, batch_size: int, generator, latents, output_type: str, callback_tensor_inputs: list[str]):
     """Raises a ValueError for arguments of a pipeline's call that cannot be used."""
-    if isinstance(batch_size, str):
+    if isinstance(batch_size, (str, list, tuple)):
         raise ValueError(f"`batch_size` is {batch_size!r}, but must be an integer >= 1: the model takes no prompt.")
     check_count("batch_size", batch_size)
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"`output_type` is {output_type!r}, but must be one of {', '.join(OUTPUT_TYPES)}.")
-    if not set(callback_tensor_inputs) <= set(pipe._callback_tensor_inputs):
-        given = f"`callback_on_step_end_tensor_inputs` is {callback_tensor_inputs}"
+    given = f"`callback_on_step_end_tensor_inputs` is {callback_tensor_inputs!r}"
+    if not isinstance(callback_tensor_inputs, (list, tuple)):
+        raise ValueError(f"{given}, but must be a list: {pipe._callback_tensor_inputs}, or [] for none.")
+    if not all(name in pipe._callback_tensor_inputs for name in callback_tensor_inputs):
         raise ValueError(f"{given}, but only {pipe._callback_tensor_inputs} can be asked for.")
     if latents is not None:
-        batch_size = latents.shape[0] if batch_size == 1 and latents.ndim == 4 else batch_size
+        batch_size = latents.shape[0] if batch_size == 1 and getattr(latents, "ndim", 0) == 4 else batch_size
         check_latents(latents, (batch_size, *pipe.latent_shape), "latents")
     _check_generator(generator, batch_size)
 
@@ -219,8 +221,10 @@ def check_call(pipe, batch_size: int, generator, latents, output_type: str, call
 def check_steps(num_inference_steps: int, eta: float, generator, batch_size: int):
     """Raises a ValueError for a number of steps, an η, or generators with which no scheduler can step."""
     check_count("num_inference_steps", num_inference_steps)
-    if not 0 <= eta <= 1:
-        raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
+    if isinstance(eta, torch.Tensor) and eta.numel() == 1:
+        eta = eta.item()
+    if not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
+        raise ValueError(f"`eta` is {eta!r}, but must be a number in [0, 1].")
     _check_generator(generator, batch_size)
 
 
@@ -242,6 +246,8 @@ def check_count(name: str, value: int):
 
 def check_latents(latents: torch.Tensor, expected: tuple[int, ...], name: str):
     """Raises a ValueError for what is no noise of this shape."""
+    if not isinstance(latents, torch.Tensor):
+        raise ValueError(f"`{name}` is a {type(latents).__name__}, but must be a tensor: draw it with `torch.randn`.")
     if tuple(latents.shape) != expected:
         raise ValueError(f"`{name}` has the shape {tuple(latents.shape)}, but must have {expected}.")
     if not latents.is_floating_point():
