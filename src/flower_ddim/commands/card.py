@@ -4,9 +4,10 @@ from pathlib import Path
 
 from .. import PRETRAINED, FlowerDDIMPipeline
 from ..entrance import Parser, model_folder
-from ..hub.card_images import IMAGES, write_card_images
+from ..hub.card_images import IMAGES, image_names, write_card_images
 from ..hub.model_card import ModelRecords, render_model_card
 from ..storage.files import check_output, write_text
+from ..storage.hub_cards import was_rendered
 
 
 SHIPPED_IMAGES = ("docs/flowers.webp", "docs/figures/steps.webp", "docs/figures/interpolation.webp")
@@ -15,15 +16,18 @@ SHIPPED_IMAGES = ("docs/flowers.webp", "docs/figures/steps.webp", "docs/figures/
 def main(arguments: list[str] | None = None, prog: str | None = None):
     args = _parse(arguments, prog)
     check_output(args.output)
-    pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir)
     folder, output = Path(args.model_dir).resolve(), Path(args.output)
     shipped = folder == Path(PRETRAINED).resolve() and args.repo_id is None
+    prefix = f"{output.stem}-"
+    if not (args.no_images or args.images or shipped):
+        _check_images(output, image_names(prefix).values())
+    pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir)
     if args.no_images:
         images = {}
     elif args.images or shipped:
         images = dict(zip(IMAGES, args.images or SHIPPED_IMAGES, strict=True))
     else:
-        images = write_card_images(pipe, output.parent, prefix=f"{output.stem}-")
+        images = write_card_images(pipe, output.parent, prefix)
     card = render_model_card(
         ModelRecords.read(pipe, folder),
         name=folder.name,
@@ -35,6 +39,18 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     )
     write_text(output, card)
     print(output)
+
+
+def _check_images(output: Path, names):
+    """Raises an OSError if a picture of the card would overwrite another file than that of an earlier card of ours."""
+    earlier = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
+    for name in names:
+        check_output(output.parent / name)
+        if (output.parent / name).exists() and not (was_rendered(earlier) and f"({name})" in earlier):
+            raise FileExistsError(
+                f"{output.parent / name} is in the way of a picture of the card: move it, name another `--output`, or give "
+                "`--no_images`."
+            )
 
 
 def _parse(arguments, prog):

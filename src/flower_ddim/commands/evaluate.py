@@ -60,7 +60,7 @@ def _parse(arguments, prog):
     steps.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
     steps.add_argument("--solvers", nargs="+", default=FEW_STEP_SOLVERS, choices=SOLVERS, help="samplers")
     _speed_options(steps)
-    _comparison_options(steps, "steps.json")
+    _comparison_options(steps, "steps.json", "file for the numbers; the figure is beside it, with another ending")
 
     overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
     _model_options(overfitting, num_images=500)
@@ -104,12 +104,12 @@ def _speed_options(options):
     options.add_argument("--compile", action="store_true", help="compile the network: a wait, then faster batches")
 
 
-def _comparison_options(options, output):
+def _comparison_options(options, output, help="file for the numbers"):
     options.add_argument("--reference", default="reference.safetensors", help="file that `reference` has written")
     options.add_argument(
         "--kid_subset_size", type=int, default=KID_SUBSET_SIZE, help="pictures in each of KID's 100 subsets"
     )
-    options.add_argument("--output", default=output, help="file for the numbers")
+    options.add_argument("--output", default=output, help=help)
 
 
 def _reference(args):
@@ -144,17 +144,17 @@ def _report_score(result, args):
 
 
 def _steps(args):
-    from ..evaluation.plots import quality_by_steps
+    from ..evaluation.plots import quality_by_steps, write_figure
 
     result = _scored_model(args, Reference.load(args.reference)).quality_against_steps(args.steps, args.solvers)
     if PartialState().is_main_process:
         write_json(args.output, result)
-        quality_by_steps(result["rows"]).savefig(Path(args.output).with_suffix(f".{args.image_format}"))
+        write_figure(quality_by_steps(result["rows"]), _figures(args)[0])
         _report(steps_table(result), args, args.output)
 
 
 def _overfitting(args):
-    from ..evaluation.plots import closest_pairs, loss_by_noise, nearest_distances
+    from ..evaluation.plots import closest_pairs, loss_by_noise, nearest_distances, write_figure
 
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     pipe.set_progress_bar_config(disable=True)
@@ -177,14 +177,36 @@ def _overfitting(args):
     if PartialState().is_main_process:
         folder = Path(args.output_dir)
         write_json(folder / "overfitting.json", {"loss_by_noise_level": curves, "memorization": memorization.report})
-        figures = {
-            "loss_by_noise": loss_by_noise(curves),
-            "closest_pairs": closest_pairs(memorization.pairs),
-            "nearest_distances": nearest_distances(memorization.distances),
-        }
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.{args.image_format}")
+        figures = (
+            loss_by_noise(curves),
+            closest_pairs(memorization.pairs),
+            nearest_distances(memorization.distances),
+        )
+        for path, figure in zip(_figures(args), figures, strict=True):
+            write_figure(figure, path)
         _report(memorization_table(memorization.report), args, folder)
+
+
+def _figures(args) -> list[Path]:
+    """The files of the figures that a verb draws."""
+    if args.verb == "steps":
+        return [Path(args.output).with_suffix(f".{args.image_format}")]
+    names = ("loss_by_noise", "closest_pairs", "nearest_distances") if args.verb == "overfitting" else ()
+    return [Path(args.output_dir, f"{name}.{args.image_format}") for name in names]
+
+
+def _check_outputs(args):
+    """Raises an OSError if a file cannot be written, and a ValueError if one would take the place of another."""
+    outputs = [Path(args.output_dir, "overfitting.json") if args.verb == "overfitting" else Path(args.output)]
+    outputs += _figures(args)
+    for path in outputs:
+        check_output(path)
+    others = [Path(path) for name in ("document", "reference") if (path := getattr(args, name, None))]
+    places = [path.resolve() for path in (*outputs, *others)]
+    if twice := next((path for path in places if places.count(path) > 1), None):
+        raise ValueError(f"{twice} would be two things at once: name another `--output`, such as {args.verb}.json.")
+    if getattr(args, "document", None):  # `reference` measures nothing to put into one
+        check_blocks(args.document, [args.verb])
 
 
 def _scored_model(args, reference):
@@ -209,7 +231,5 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         "steps": _steps,
         "overfitting": _overfitting,
     }
-    check_output(Path(args.output_dir, "overfitting.json") if args.verb == "overfitting" else args.output)
-    if getattr(args, "document", None):  # `reference` measures nothing to put into one
-        check_blocks(args.document, [args.verb])
+    _check_outputs(args)
     verbs[args.verb](args)

@@ -1,13 +1,21 @@
 """Figures of an evaluation. Each function returns a matplotlib Figure."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from ..figures.grids import image_grid
+from ..storage.files import replacing
 from .reports import evaluations
+
+
+def write_figure(figure: Figure, path: str | Path):
+    """Writes a figure aside and then puts it in its place; the ending of the path says in which format."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished)
 
 
 def quality_by_steps(rows: Sequence[dict]) -> Figure:

@@ -12,11 +12,16 @@ from ..storage.files import replacing
 IMAGES = ("samples", "steps", "interpolation")
 
 
+def image_names(prefix: str = "") -> dict[str, str]:
+    """File names of the pictures by [`IMAGES`]."""
+    return {name: f"{prefix}{name}.png" for name in IMAGES}
+
+
 def write_card_images(pipe: PortablePipeline, folder: str | Path, prefix: str = "") -> dict[str, str]:
     """Generates the pictures of a card into its folder; returns their file names by [`IMAGES`], which begin with `prefix`."""
     quiet = type(pipe)(pipe.unet, pipe.scheduler)
     quiet.set_progress_bar_config(disable=True)
-    names = {name: f"{prefix}{name}.png" for name in IMAGES}
+    names = image_names(prefix)
     for name, image in _generated(quiet).items():
         with replacing(Path(folder) / names[name]) as unfinished:
             image.save(unfinished)

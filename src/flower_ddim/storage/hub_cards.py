@@ -30,6 +30,11 @@ def marked(card: str) -> str:
     return f"{card}\n{_MARK.format(_checksum(card))}\n"
 
 
+def was_rendered(card: str) -> bool:
+    """Whether a card is one of [`marked`], edited since or not."""
+    return bool(_RENDERED.search(card))
+
+
 def is_edited(card: str) -> bool:
     """Whether a card holds more than [`marked`] or the Hub has written into it."""
     card = "\n".join(card.splitlines()).strip()
