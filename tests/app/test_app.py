@@ -6,7 +6,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from conftest import make_unet
+from conftest import make_labelled_unet, make_unet
 from PIL import Image, ImageOps
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
@@ -43,6 +43,23 @@ def test_generation_is_shown_from_noise_to_picture(demo, pipe):
     for image, original in zip(frames[-1], pipe(2, generator=seeds, num_inference_steps=25).images, strict=True):
         assert distance(image, original.resize(image.size, Image.Resampling.BICUBIC)) == 0
     assert distance(frames[0][0], frames[-1][0]) > 10
+
+
+def test_the_page_of_a_model_with_classes_offers_them():
+    unet = make_labelled_unet(default_num_inference_steps=4, default_guidance_scale=2.0)
+    pipe = FlowerDDIMPipeline(unet, FlowerDDIMScheduler())
+    inputs = {block.label: block for block in build_page(pipe).blocks.values() if getattr(block, "label", None)}
+    assert [value for _, value in inputs["Class"].choices][1:] == list(pipe.labels)
+    assert inputs["Steps"].value == 4 and inputs["Guidance (1 is none)"].value == 2.0
+    demo = Demo(pipe)
+    *_, named = demo.generate(3, 1, 4, 0, "ddim", "rose", 2.0)
+    *_, plain = demo.generate(3, 1, 4, 0, "ddim", None, 2.0)
+    generator = torch.Generator().manual_seed(3)
+    expected = pipe(generator=generator, class_labels="rose").images[0]
+    assert distance(named[0], expected.resize(named[0].size, Image.Resampling.BICUBIC)) == 0
+    assert distance(named[0], plain[0]) > 1
+    with pytest.raises(ValueError, match="guidance is 11, but must lie between 0 and 10"):
+        next(demo.generate(3, 1, 4, 0, "ddim", "rose", 11))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

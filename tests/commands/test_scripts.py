@@ -1,9 +1,10 @@
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_unet
+from conftest import ROOT, make_labelled_unet, make_unet, seeds
 from PIL import Image
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
@@ -43,11 +44,32 @@ def test_generate_writes_a_grid_with_one_seed_an_image(run_script, tmp_path):
     assert (grid[16:, 16:] == 255).all()
 
 
+def test_generate_writes_a_captioned_row_for_every_class(run_script, tmp_path):
+    FlowerDDIMPipeline(make_labelled_unet(), FlowerDDIMScheduler()).save_pretrained(tmp_path / "model")
+    options = ["--model", tmp_path / "model", "--num_inference_steps", 2]
+    grid = [*options, "--cell_size", 16, "--num_images", 2, "--guidance_scale", 2]
+    run_script("generate.py", *grid, "--class_labels", "Sun Flower", 0, "--output", tmp_path / "two.png")
+    run_script("generate.py", *grid, "--class_labels", "rose", "--output", tmp_path / "rose.png")
+    two, rose = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("two", "rose"))
+    assert two.shape[0] == 32 and two.shape[1] > 2 * 16 + 8
+    np.testing.assert_array_equal(two[16:, -32:], rose[:, -32:])
+    assert (two[:16, :-32] < 128).any() and (two[:, -32:][:16] != two[:, -32:][16:]).any()
+    # Single files take the classes in turns.
+    run_script("generate.py", *options, "--num_images", 3, "--class_labels", 2, 0, "--output_dir", tmp_path / "files")
+    record = json.loads((tmp_path / "files" / "generation.json").read_text())
+    assert record["class_labels"] == [2, 0] and record["guidance_scale"] == 1.0
+    pipe = FlowerDDIMPipeline.from_pretrained(tmp_path / "model")
+    expected = pipe(generator=seeds(2), class_labels=2, num_inference_steps=2).images[0]
+    written = np.asarray(Image.open(tmp_path / "files" / "000002.png"))
+    assert abs(written.astype(int) - np.asarray(expected)).max() <= 1
+
+
 def test_generate_explains_bad_input(run_script, tmp_path):
     for arguments, message in (
         (["--model", tmp_path / "missing"], "There is no folder"),
         (["--num_images", 0], "batch_size"),
         (["--num_inference_steps", 0], "num_inference_steps"),
+        (["--class_labels", "rose"], "knows no classes"),
     ):
         completed = run_script("generate.py", *arguments, "--output", tmp_path / "no.png", expect_success=False)
         assert completed.returncode == 1 and message in completed.stderr and "Traceback" not in completed.stderr

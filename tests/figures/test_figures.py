@@ -165,6 +165,29 @@ def test_interpolation_strips_end_in_their_anchors(any_pipe):
     assert close_pixels(strips[0][1], figures.as_pixels(middle))
 
 
+LABELLED = {"num_class_embeds": 3, "class_names": ["rose", "hip", "a lily of a valley"]}
+
+
+def test_classes_share_their_noise_and_have_a_column_each():
+    pipe = make_pipe(**LABELLED)
+    latents = draw_noise(pipe, 2)
+    figure = figures.classes(pipe, latents, ["a lily of a valley", 0])
+    assert titles(figure) == ["a lily of a\nvalley", "0"]
+    for label, column in (("a lily of a valley", 0), ("rose", 1)):
+        images = figures.generated(pipe, latents, class_labels=label)
+        for row, image in zip(panels(figure, 2), images, strict=True):
+            assert close_pixels(row[column], figures.as_pixels(image))
+
+
+def test_one_flower_turns_into_another():
+    pipe = make_pipe(**LABELLED)
+    latents = draw_noise(pipe, 1)
+    (strip,) = panels(figures.class_interpolation(pipe, latents, [("rose", "hip")], num_images=3), 3)
+    for image, label in ((strip[0], "rose"), (strip[-1], "hip")):
+        assert close_pixels(image, figures.as_pixels(figures.generated(pipe, latents, class_labels=label)[0]))
+    assert not close_pixels(strip[0], strip[1])
+
+
 def test_inversion_shows_the_picture_its_noise_and_what_it_gives(any_pipe):
     torch.nn.init.normal_(any_pipe.unet.conv_out.weight, 0, 0.1)
     pictures = torch.rand(2, *any_pipe.latent_shape, generator=torch.Generator().manual_seed(0))
@@ -248,6 +271,8 @@ def test_gallery_explains_what_is_missing(tmp_path):
     for name, needed in (("dataset", "data"), ("loss_curve", "metrics"), ("samples_by_epoch", "checkpoints")):
         with pytest.raises(ValueError, match=f"{name}.*`{needed}`"):
             Gallery(tmp_path).draw([name])
+    with pytest.raises(ValueError, match="needs a model of several classes"):
+        Gallery(tmp_path).draw(["classes"])
 
 
 def test_a_figure_that_cannot_be_written_is_found_before_any_is_drawn(tmp_path):
@@ -259,7 +284,7 @@ def test_a_figure_that_cannot_be_written_is_found_before_any_is_drawn(tmp_path):
 
 @pytest.mark.slow
 def test_every_figure_is_written_by_the_script(run_script, tmp_path):
-    make_pipe(block_out_channels=(4, 8)).save_pretrained(tmp_path / "model")
+    make_pipe(block_out_channels=(4, 8), **LABELLED).save_pretrained(tmp_path / "model")
     (tmp_path / "metrics.jsonl").write_text('{"images": 1, "loss": 1.0}\n{"images": 2, "loss": 0.5}\n')
     arguments = ["--model", tmp_path / "model", "--data", FLOWERS, "--metrics", tmp_path / "metrics.jsonl"]
     arguments += ["--checkpoints", tmp_path / "model", "--num_inversions", 2, "--output_dir", tmp_path / "figures"]

@@ -16,6 +16,7 @@ from ..sampling.solvers import check_eta, with_solver
 
 MAX_IMAGES = 16
 MAX_STEPS = 100
+MAX_GUIDANCE = 10
 MAX_SEED = 2**31 - 1
 MAX_PIXELS = 30_000_000  # of an upload; even a small file can hold more
 FRAMES = 10  # pictures shown on the way through a generation
@@ -30,17 +31,28 @@ class Demo:
         self.pipe = pipe
 
     def generate(
-        self, seed: int, num_images: int, num_inference_steps: int, eta: float = 0.0, solver: str = "ddim"
+        self,
+        seed: int,
+        num_images: int,
+        num_inference_steps: int,
+        eta: float = 0.0,
+        solver: str = "ddim",
+        class_label: str | None = None,
+        guidance_scale: float | None = None,
     ) -> Iterator[list[Image.Image]]:
         """Generates images with the seeds `seed`, `seed` + 1, …; yields them several times on the way from the noise."""
         seed, num_images = _whole("seed", seed, 0, MAX_SEED), _whole("number of images", num_images, 1, MAX_IMAGES)
         steps = _whole("number of steps", num_inference_steps, 1, MAX_STEPS)
         check_eta(_within("η (eta)", eta, 0, 1), solver)
+        if class_label is None:
+            guidance_scale = None  # of what the slider says there is nothing to guide to
+        elif guidance_scale is not None:
+            _within("guidance", guidance_scale, 0, MAX_GUIDANCE)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
         latents = torch.stack([torch.randn(self.pipe.latent_shape, generator=generator) for generator in generators])
         pipe = with_solver(self.pipe, solver)
         every = math.ceil(steps / FRAMES)
-        for state in pipe.denoise(latents, steps, eta, generators):
+        for state in pipe.denoise(latents, steps, eta, generators, class_label, guidance_scale):
             number = state.step_index + 1
             if number % every == 0 or number == pipe.num_timesteps:
                 yield _enlarged(pipe.postprocess(state.latents))

@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..sampling.solvers import SOLVERS
-from .demo import MAX_IMAGES, MAX_SEED, MAX_STEPS, SHOWN_SIDE, Demo, open_photo
+from .demo import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SHOWN_SIDE, Demo, open_photo
 
 
 MAX_UPLOAD = "5mb"
@@ -64,8 +64,19 @@ def build_page(pipe: DiffusionPipeline, title: str = "Flowers out of noise") -> 
 ONE_AT_A_TIME = {"concurrency_id": "demo", "concurrency_limit": 1}
 
 
-def _steps_slider() -> gr.Slider:
-    return gr.Slider(1, MAX_STEPS, 20, step=1, label="Steps")
+def _steps_slider(demo: Demo) -> gr.Slider:
+    return gr.Slider(1, MAX_STEPS, demo.pipe.default_num_inference_steps, step=1, label="Steps")
+
+
+def _class_inputs(demo: Demo) -> list[gr.Dropdown | gr.Slider]:
+    """A list of names and the strength of guidance, for a model that knows classes."""
+    if not demo.pipe.labels:
+        return []
+    scale = demo.pipe.unet.config.get("default_guidance_scale", 1.0)
+    return [
+        gr.Dropdown([("any", None), *demo.pipe.labels], value=None, label="Class", elem_id="class"),
+        gr.Slider(0, MAX_GUIDANCE, scale, step=0.25, label="Guidance (1 is none)", elem_id="guidance"),
+    ]
 
 
 def _seed(value: int, label: str = "Seed") -> gr.Number:
@@ -91,9 +102,10 @@ def _generate_tab(demo: Demo):
             inputs = [
                 _seed(0),
                 gr.Slider(1, MAX_IMAGES, 8, step=1, label="Images"),
-                _steps_slider(),
+                _steps_slider(demo),
                 gr.Slider(0, 1, 0, step=0.05, label="η (0 is deterministic)"),
                 gr.Dropdown(list(SOLVERS), value="ddim", label="Solver"),
+                *_class_inputs(demo),
             ]
             button = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Column(scale=3):
@@ -106,7 +118,7 @@ def _seeds_tab(demo: Demo):
         with gr.Column(scale=1):
             seeds = [_seed(0, "From seed"), _seed(1, "To seed")]
             position = gr.Slider(0, 1, 0.5, step=0.01, label="Position", elem_id="position")
-            steps = _steps_slider()
+            steps = _steps_slider(demo)
             button = gr.Button("Show the whole way", elem_id="way")
         with gr.Column(scale=3):
             image = gr.Image(label="Image", format="png", interactive=False, height=SHOWN_SIDE + 64, elem_id="between")
@@ -135,7 +147,7 @@ def _photo_tab(demo: Demo):
     with gr.Row():
         labels = {"photo-a": "Photograph", "photo-b": "Another one"}
         photos = [_photo(label, elem_id) for elem_id, label in labels.items()]
-    steps = _steps_slider()
+    steps = _steps_slider(demo)
     with gr.Row():
         rebuild = gr.Button("Find its noise and rebuild it", variant="primary", elem_id="rebuild")
         blend = gr.Button("Blend it with the other one", elem_id="blend")

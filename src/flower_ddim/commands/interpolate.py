@@ -5,9 +5,9 @@ from accelerate import PartialState
 from .. import FlowerDDIMPipeline
 from ..data.picture_files import read_picture
 from ..entrance import Parser
-from ..sampling.generate import noise_of_seeds
+from ..sampling.generate import known_labels, noise_of_seeds
 from ..storage.files import check_output, replacing
-from .options import add_model_option
+from .options import add_class_options, add_model_option, add_steps_option
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):
@@ -18,16 +18,16 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     check_output(args.output)
     pictures = [read_picture(path) for path in args.images or ()]
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
+    labels = known_labels(pipe, args.class_labels)
+    options = {"class_labels": labels, "guidance_scale": args.guidance_scale}
+    options["num_inference_steps"] = args.num_inference_steps
     if pictures:
-        anchors = pipe.invert(pictures, num_inference_steps=args.num_inference_steps)
+        anchors = pipe.invert(pictures, **options)
     else:
-        anchors = noise_of_seeds(pipe, range(args.seed, args.seed + args.num_anchors))
+        count = args.num_anchors or (len(labels) if labels and len(labels) > 1 else 5)
+        anchors = noise_of_seeds(pipe, range(args.seed, args.seed + count))
     frames = pipe.interpolate(
-        anchors,
-        num_images=args.num_images,
-        closed=True,
-        rescale=bool(args.images),
-        num_inference_steps=args.num_inference_steps,
+        anchors, num_images=args.num_images, closed=True, rescale=bool(args.images), **options
     ).images
     with replacing(args.output) as unfinished:
         save_animation(frames, unfinished, args.frames_per_second, args.size)
@@ -37,10 +37,11 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
 def _parse(arguments, prog):
     parser = Parser(prog=prog, description=__doc__)
     add_model_option(parser)
-    parser.add_argument("--num_anchors", type=int, default=5, help="number of random flowers to go through")
+    parser.add_argument("--num_anchors", type=int, help="number of random flowers to go through (5, or one a class)")
     parser.add_argument("--images", nargs="+", help="pictures to go through, instead of random flowers")
     parser.add_argument("--num_images", type=int, default=11, help="images from one flower to the next, both included")
-    parser.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    add_class_options(parser, "class of all flowers, or of each of them")
+    add_steps_option(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the first random flower; the next one has the next seed"
     )

@@ -14,3 +14,16 @@ def add_format_option(parser: Parser):
     """Adds `--format`, the ending of figures, as `image_format`."""
     formats = ("png", "webp", "svg", "pdf")
     parser.add_argument("--format", dest="image_format", default="png", choices=formats, help="of the figures")
+
+
+def add_steps_option(parser: Parser):
+    """Adds `--num_inference_steps`, which a model recommends where nobody gives it."""
+    help = "network evaluations per image; as many as the model is made for if left out (20 where it does not say)"
+    parser.add_argument("--num_inference_steps", type=int, help=help)
+
+
+def add_class_options(parser: Parser, labels: str):
+    """Adds `--class_labels`, of which `labels` says what they are for, and `--guidance_scale`."""
+    parser.add_argument("--class_labels", nargs="+", metavar="NAME", help=f"{labels}: names or indices")
+    help = "strength of guidance to the class; 1 is none and twice as fast, what the model recommends if left out"
+    parser.add_argument("--guidance_scale", type=float, help=help)

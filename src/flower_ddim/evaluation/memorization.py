@@ -33,7 +33,7 @@ def measure_memorization(
     held_out: ImageArray,
     extractor: FeatureExtractor,
     num_images: int,
-    num_inference_steps: int = 20,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
     num_pairs: int = 8,
@@ -63,7 +63,7 @@ def measure_memorization(
     ]
     report = {
         "num_images": num_images,
-        "num_inference_steps": num_inference_steps,
+        "num_inference_steps": num_inference_steps or pipe.default_num_inference_steps,
         "seed": seed,
         "feature_extractor": extractor.name,
         "training_images": len(training),

@@ -1,8 +1,9 @@
 """Compares two sets of pictures in the feature space of a network: KID, Fréchet distance, precision, recall."""
 
 import importlib.util
+import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,16 +31,20 @@ class Reference:
         extractor: name of their network.
         source: name of the pictures, for the reader of a score.
         resolution: side of the pictures in pixels.
+        class_counts: how many pictures have which class, where they have any.
     """
 
     features: torch.Tensor
     extractor: str
     source: str
     resolution: int
+    class_counts: dict[str, int] = field(default_factory=dict)
 
     def save(self, path: str | Path):
         """Writes a safetensors file, and makes its folder if there is none."""
         metadata = {"extractor": self.extractor, "source": self.source, "resolution": str(self.resolution)}
+        if self.class_counts:
+            metadata["class_counts"] = json.dumps(self.class_counts)
         write_bytes(path, save({"features": self.features.contiguous()}, metadata=metadata))
 
     @classmethod
@@ -55,7 +60,10 @@ class Reference:
         try:
             with safe_open(path, "pt") as file:
                 known = file.metadata() or {}
-                return cls(file.get_tensor("features"), known["extractor"], known["source"], int(known["resolution"]))
+                counts = json.loads(known.get("class_counts", "{}"))
+                return cls(
+                    file.get_tensor("features"), known["extractor"], known["source"], int(known["resolution"]), counts
+                )
         except (SafetensorError, KeyError) as error:
             raise ValueError(
                 f"{path} is not a reference ({error}): make one with `scripts/evaluate.py reference`."

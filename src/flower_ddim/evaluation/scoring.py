@@ -15,7 +15,7 @@ from ..data.decoding import decode_images
 from ..data.image_array import ImageArray
 from ..data.sources import open_dataset
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
-from ..sampling.generate import generate_numbers, load_with_checksum
+from ..sampling.generate import generate_numbers, labels_in_proportion, load_with_checksum
 from ..sampling.solvers import with_solver
 from .features import FeatureExtractor, load_extractor
 from .metrics import KID_SUBSET_SIZE, Reference, check_possible, compare, few_pictures, kernel_distance
@@ -40,11 +40,16 @@ def real_features(images: ImageArray, extractor: FeatureExtractor, batch_size: i
 
 
 def make_reference(
-    images: ImageArray, folder: str | Path, part: str, resolution: int, extractor: FeatureExtractor
+    images: ImageArray,
+    folder: str | Path,
+    part: str,
+    resolution: int,
+    extractor: FeatureExtractor,
+    class_counts: dict[str, int] | None = None,
 ) -> Reference:
     """Computes the features of real pictures, and names them after their folder and their part of it."""
     source = f"{Path(folder).resolve().name}, {part}, {resolution}×{resolution} pixels"
-    return Reference(real_features(images, extractor), extractor.name, source, resolution)
+    return Reference(real_features(images, extractor), extractor.name, source, resolution, class_counts or {})
 
 
 def generate_with_features(
@@ -54,6 +59,7 @@ def generate_with_features(
     accelerator: Accelerator,
     seed: int = 0,
     batch_size: int = 32,
+    class_labels: Sequence[int] | None = None,
     **options,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generates the images with the seeds `seed`, `seed` + 1, …; each process generates its share.
@@ -61,6 +67,7 @@ def generate_with_features(
     Every process must call this, and gets all images, uint8 (N, C, H, W), and their features (N, D), in the order of the seeds.
 
     Args:
+        class_labels: classes of the images, one each, for a model that knows classes.
         options: those of the pipeline, such as `num_inference_steps`.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -68,7 +75,10 @@ def generate_with_features(
     starts = range(0, len(mine), batch_size)
     images, features = [], []
     for start in tqdm(starts, desc="generating", unit="batch", leave=False, disable=rank > 0):
-        generated = generate_numbers(pipe, mine[start : start + batch_size], seed, **options)
+        numbers = mine[start : start + batch_size]
+        if class_labels is not None:
+            options["class_labels"] = [class_labels[i] for i in numbers]
+        generated = generate_numbers(pipe, numbers, seed, **options)
         pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in generated])
         images.append(torch.from_numpy(pixels).permute(0, 3, 1, 2))
         features.append(extractor(images[-1]))
@@ -108,6 +118,8 @@ class ScoredModel:
         dtype: dtype of the network while it generates.
         compile: whether to compile the network; `batch_size` should then divide the images of each process.
         kid_subset_size: pictures in each of KID's random subsets.
+        guidance_scale: what the model recommends, if `None`. A model that knows classes generates them in the proportions of the
+            reference, or evenly where that does not tell.
 
     Raises:
         ValueError: before it generates any, if there are too few images for the scores, or the reference has another size.
@@ -123,6 +135,7 @@ class ScoredModel:
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
         kid_subset_size: int = KID_SUBSET_SIZE,
+        guidance_scale: float | None = None,
     ):
         check_possible(num_images, len(reference.features), kid_subset_size)
         self.reference, self.num_images, self.kid_subset_size = reference, num_images, kid_subset_size
@@ -141,10 +154,16 @@ class ScoredModel:
             "seed": seed,
             "dtype": str(dtype).removeprefix("torch."),
         }
+        if self.pipe.unet.config.get("num_class_embeds"):
+            self.sampling["class_labels"] = _labels(self.pipe, reference, num_images)
+            self.sampling["guidance_scale"] = guidance_scale
+            default = self.pipe.unet.config.get("default_guidance_scale", 1.0)
+            self.record["guidance_scale"] = default if guidance_scale is None else guidance_scale
         self.extractor = load_extractor(reference.extractor, self.accelerator.device)
 
-    def score(self, num_inference_steps: int = 20, solver: str = "ddim") -> dict:
+    def score(self, num_inference_steps: int | None = None, solver: str = "ddim") -> dict:
         """Computes all scores, see [`compare`], and says how it made the images. `solver` is one of [`SOLVERS`]."""
+        num_inference_steps = num_inference_steps or self.pipe.default_num_inference_steps
         warning = few_pictures(self.num_images, len(self.reference.features))
         if warning and self.accelerator.is_main_process:
             logger.warning(warning)
@@ -185,6 +204,14 @@ class ScoredModel:
     def _features(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> torch.Tensor:
         options = self.sampling | {"num_inference_steps": num_inference_steps}
         return generate_with_features(pipe, self.extractor, self.num_images, self.accelerator, **options)[1]
+
+
+def _labels(pipe: FlowerDDIMPipeline, reference: Reference, num_images: int) -> list[int]:
+    """Classes in the proportions of the reference, as far as the model knows them; evenly if it knows none of them."""
+    counts = [reference.class_counts.get(name, 0) for name in pipe.labels]
+    if not any(counts):
+        counts = [1] * pipe.unet.config["num_class_embeds"]
+    return labels_in_proportion(counts, num_images)
 
 
 def _name(model: str) -> str:

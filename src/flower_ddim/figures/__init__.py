@@ -5,7 +5,16 @@ backend is chosen.
 """
 
 from .animation import check_animation, save_animation, trajectory_frames
-from .generation import generated, interpolation, samples_by_epoch, steps, trajectory, trajectory_states
+from .generation import (
+    class_interpolation,
+    classes,
+    generated,
+    interpolation,
+    samples_by_epoch,
+    steps,
+    trajectory,
+    trajectory_states,
+)
 from .grids import as_pixels, dataset, image_grid
 from .loss import loss_curve
 from .real_pictures import inversion, inversion_table, invert_by_reversed_grid, real_interpolation, real_pixels
@@ -15,6 +24,8 @@ from .theory import corruption, embedding, schedules
 __all__ = [
     "as_pixels",
     "check_animation",
+    "class_interpolation",
+    "classes",
     "corruption",
     "dataset",
     "embedding",

@@ -40,6 +40,8 @@ class Gallery:
         "samples_by_epoch",
         "steps",
         "interpolation",
+        "classes",
+        "class_interpolation",
         "real_interpolation",
         "inversion",
         "trajectory",
@@ -78,6 +80,8 @@ class Gallery:
             if not given.get(name, True):
                 needed = {"loss_curve": "metrics", "samples_by_epoch": "checkpoints"}.get(name, "data")
                 raise ValueError(f"The figure {name!r} is drawn from `{needed}`: give some.")
+        if not names and not self.pipe.labels:
+            given |= {"classes": None, "class_interpolation": None}
         names = [name for name in names or self.NAMES if given.get(name, True)]
         for name in names:
             check_output(self._path(name))
@@ -112,6 +116,22 @@ class Gallery:
         self._save(
             "interpolation", figures.interpolation(self.pipe, list(zip(latents[::2], latents[1::2], strict=True)))
         )
+
+    def classes(self):
+        self._save("classes", figures.classes(self.pipe, self._latents(4), self._class_names(12)))
+
+    def class_interpolation(self):
+        names = self._class_names(10)
+        pairs = list(zip(names[::2], names[1::2], strict=True))
+        self._save("class_interpolation", figures.class_interpolation(self.pipe, self._latents(len(pairs)), pairs))
+
+    def _class_names(self, count: int) -> list[str]:
+        """Names of an even number of classes, evenly chosen."""
+        names = list(self.pipe.labels)
+        if len(names) < 2:
+            raise ValueError("This figure needs a model of several classes with names: give one as `model`.")
+        count = min(count, len(names) // 2 * 2)
+        return [names[i * len(names) // count] for i in range(count)]
 
     def real_interpolation(self):
         self._save("real_interpolation", figures.real_interpolation(self.pipe, self._pictures(4)))

@@ -1,5 +1,6 @@
 """Figures of generated images, and of the way to them."""
 
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 
@@ -49,7 +50,7 @@ def trajectory(noisy: Sequence[np.ndarray], predicted: Sequence[np.ndarray], col
 
 @torch.no_grad()
 def trajectory_states(
-    pipe: DiffusionPipeline, latents: torch.Tensor, num_inference_steps: int = 20
+    pipe: DiffusionPipeline, latents: torch.Tensor, num_inference_steps: int | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Generates one image; returns the noisy images x_t and the predicted images x̂_0 of all steps, each (H, W, C) in [0, 1].
 
@@ -63,8 +64,32 @@ def trajectory_states(
     return noisy, predicted
 
 
-def generated(pipe: DiffusionPipeline, latents: torch.Tensor, num_inference_steps: int = 20) -> np.ndarray:
-    """Generates images (B, H, W, C) in [0, 1] from noise."""
-    return pipe(
-        batch_size=len(latents), latents=latents, num_inference_steps=num_inference_steps, output_type="np"
-    ).images
+def classes(pipe: DiffusionPipeline, latents: torch.Tensor, labels: Sequence[str | int]) -> Figure:
+    """Draws a row of images for every noise of (B, C, H, W), of another class in every column."""
+    columns = [generated(pipe, latents, class_labels=label) for label in labels]
+    return image_grid(list(zip(*columns, strict=True)), column_labels=[_wrapped(label) for label in labels])
+
+
+def class_interpolation(
+    pipe: DiffusionPipeline, latents: torch.Tensor, pairs: Sequence[tuple[str | int, str | int]], num_images: int = 11
+) -> Figure:
+    """Draws a strip from class to class for every pair of classes, each from one noise of (B, C, H, W) all along."""
+    strips = [
+        pipe.interpolate(noise, noise, class_labels=pair, num_images=num_images, output_type="np").images
+        for noise, pair in zip(latents, pairs, strict=True)
+    ]
+    labels = [f"{_wrapped(a)} →\n{_wrapped(b)}" for a, b in pairs]
+    return image_grid(strips, row_labels=labels)
+
+
+def _wrapped(label: str | int) -> str:
+    """A name in lines that an image is wide enough for."""
+    return textwrap.fill(str(label), 14)
+
+
+def generated(
+    pipe: DiffusionPipeline, latents: torch.Tensor, num_inference_steps: int | None = None, **options
+) -> np.ndarray:
+    """Generates images (B, H, W, C) in [0, 1] from noise; `options` are the pipeline's."""
+    options |= {"num_inference_steps": num_inference_steps, "output_type": "np"}
+    return pipe(batch_size=len(latents), latents=latents, **options).images

@@ -15,7 +15,7 @@ from .grids import image_grid
 INVERSIONS = ((20, 0), (20, 1), (20, 2), (20, 3), (20, 5), (50, 0), (50, 1), (50, 3))
 
 
-def inversion(pipe: DiffusionPipeline, images, num_inference_steps: int = 20) -> Figure:
+def inversion(pipe: DiffusionPipeline, images, num_inference_steps: int | None = None) -> Figure:
     """Draws real images, the noise that `invert` finds for each, and the image from that noise, with the mean absolute error."""
     real = real_pixels(pipe, images)
     noise = pipe.invert(images, num_inference_steps)

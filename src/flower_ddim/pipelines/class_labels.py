@@ -30,6 +30,7 @@ class ClassLabels:
         Raises:
             ValueError: for a class that there is not, with names that are near.
         """
+        self._check_any()
         if label is None:
             if not self.has_null_class:
                 raise ValueError("`class_labels` has None in it, but this network has no null class: name a class.")
@@ -39,6 +40,10 @@ class ClassLabels:
         if not isinstance(label, numbers.Integral) or isinstance(label, bool) or not 0 <= label < self.count:
             raise ValueError(f"There is no class {label!r}: indices are whole numbers from 0 to {self.count - 1}.")
         return int(label)
+
+    def _check_any(self):
+        if not self.count:
+            raise ValueError("`class_labels` must be None: this model knows no classes.")
 
     def _index_of_name(self, label: str) -> int:
         if label in self.names:
@@ -66,8 +71,7 @@ class ClassLabels:
             if self.count and not self.has_null_class:
                 raise ValueError("This network must be told classes: give `class_labels`, for it has no null class.")
             return None
-        if not self.count:
-            raise ValueError("`class_labels` must be None: this model knows no classes.")
+        self._check_any()
         if isinstance(class_labels, torch.Tensor) and class_labels.is_floating_point():
             if not self.has_null_class or class_labels.ndim != 2 or class_labels.shape[1] != self.count + 1:
                 shape = tuple(class_labels.shape)

@@ -28,13 +28,15 @@ def generate_folder(
     model: str,
     output_dir: str | Path,
     num_images: int,
-    num_inference_steps: int = 20,
+    num_inference_steps: int | None = None,
     eta: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
     dtype: str = "float32",
     compile: bool = False,
     solver: str = "ddim",
+    class_labels: Sequence[str | int | None] | None = None,
+    guidance_scale: float | None = None,
 ) -> Path:
     """Generates those of `000000.png`, `000001.png`, … that are missing, with the seeds `seed`, `seed` + 1, ….
 
@@ -48,23 +50,32 @@ def generate_folder(
         dtype: that the network computes in, `"float32"`, `"bfloat16"` or `"float16"`.
         compile: whether to compile the network, once for all batches; see [`compile_unet`].
         solver: one of [`SOLVERS`].
+        class_labels: classes that follow one another: the images N, N + len(class_labels), … have the class N. A number that is no
+            name is an index.
+        num_inference_steps, guidance_scale: what the model recommends, if `None`.
 
     Raises:
         OSError: if the folder cannot be written to.
         ValueError: if the folder holds images of other options, weights or origin, or a number is out of range.
     """
-    if min(num_images, batch_size, num_inference_steps) < 1 or not 0 <= eta <= 1:
-        raise ValueError(
-            f"`num_images` = {num_images}, `batch_size` = {batch_size} and `num_inference_steps` = {num_inference_steps} must be "
-            f"at least 1, and `eta` = {eta} must lie in [0, 1]."
-        )
+    counts = {"num_images": num_images, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
+    counts = {name: number for name, number in counts.items() if number is not None}
+    if min(counts.values()) < 1 or not 0 <= eta <= 1:
+        given = ", ".join(f"`{name}` = {number}" for name, number in counts.items())
+        raise ValueError(f"{given} must be at least 1, and `eta` = {eta} must lie in [0, 1].")
     check_eta(eta, solver)
     output_dir = Path(output_dir)
     check_output(output_dir / OPTIONS_FILE)
     accelerator = Accelerator()
     pipe, weights = load_with_checksum(model, getattr(torch, dtype), accelerator.device, compile)
     pipe = with_solver(pipe, solver)
-    options = {"weights": weights, "num_inference_steps": num_inference_steps, "eta": eta, "seed": seed}
+    steps = num_inference_steps or pipe.default_num_inference_steps
+    options = {"weights": weights, "num_inference_steps": steps, "eta": eta, "seed": seed}
+    sampling = {"num_inference_steps": steps, "eta": eta, "guidance_scale": guidance_scale}
+    labels = known_labels(pipe, class_labels)
+    if labels:
+        scale = pipe.unet.config.get("default_guidance_scale", 1.0) if guidance_scale is None else guidance_scale
+        options |= {"class_labels": labels, "guidance_scale": scale}
     options |= {"dtype": dtype} if dtype != "float32" else {}
     options |= {"solver": solver} if solver != "ddim" else {}
     mine = range(accelerator.process_index, num_images, accelerator.num_processes)
@@ -76,9 +87,9 @@ def generate_folder(
             numbers = missing[start : start + batch_size]
             # Compiled code serves one size of batch: filling the last batch is faster than compiling for what is left.
             filling = numbers[-1:] * (min(batch_size, len(missing)) - len(numbers)) if compile else []
-            images = generate_numbers(
-                pipe, [*numbers, *filling], seed, num_inference_steps=num_inference_steps, eta=eta
-            )
+            if labels:
+                sampling["class_labels"] = [labels[i % len(labels)] for i in (*numbers, *filling)]
+            images = generate_numbers(pipe, [*numbers, *filling], seed, **sampling)
             for i, image in zip(numbers, images[: len(numbers)], strict=True):
                 _save_image(image, _image_path(output_dir, i), options | {"number": i})
             bar.update(len(numbers))
@@ -108,10 +119,28 @@ def generate_numbers(
     return pipe(len(numbers), generators, **options).images
 
 
+def known_labels(pipe: FlowerDDIMPipeline, labels: Sequence[str | int | None] | None) -> list[int] | None:
+    """Indices of classes, given as they are on a command line: a number that is no name is an index."""
+    if not labels:
+        return None
+    numbers = {label: int(label) for label in labels if str(label).isdecimal() and label not in pipe.labels}
+    return pipe.get_label_ids([numbers.get(label, label) for label in labels])
+
+
 def spread_classes(pipe: FlowerDDIMPipeline, count: int) -> list[int] | None:
     """Classes for so many images, evenly from the first to the last; `None` where the model knows none."""
     classes = pipe.unet.config.get("num_class_embeds")
     return [i * classes // count for i in range(count)] if classes else None
+
+
+def labels_in_proportion(counts: Sequence[int], number: int) -> list[int]:
+    """The classes of `number` images in the proportions of `counts`, those of any few neighbours as well.
+
+    Image i has the class at the place (i + 1/2)·φ mod 1 of all that are counted, with the golden ratio less one, φ.
+    """
+    ends = np.cumsum(counts) / np.sum(counts)
+    places = (np.arange(number) + 0.5) * ((5**0.5 - 1) / 2) % 1
+    return np.searchsorted(ends, places, side="right").tolist()
 
 
 def noise_of_seeds(pipe: FlowerDDIMPipeline, seeds: Iterable[int]) -> torch.Tensor:
