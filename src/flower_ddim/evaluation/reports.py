@@ -45,6 +45,36 @@ def steps_table(result: dict) -> str:
     return f"{_table(['steps', *solvers], lines)}\n{text}"
 
 
+def classes_table(result: dict) -> str:
+    """Writes the result of [`measure_classes`], with the classes from the best to the worst."""
+    columns = ("top1", "top5")
+    rows = [
+        (title, *(f"{result[of][column]:.0%}" for column in columns))
+        for title, of in (("generated", "generated"), ("held-out photographs", "photographs"))
+    ]
+    known = result["num_photographs"]
+    how = (
+        f"{result['num_images']:,} images, {result['num_inference_steps']} steps, guidance {result['guidance_scale']:g}; the "
+        f"classifier has learned from {known['training']:,} photographs, and {known['held out']:,} others are held out; in the "
+        f"feature space of {result['feature_extractor']}."
+    )
+    rated = [row for row in result["classes"] if row["generated"]["count"]]
+    rated.sort(key=lambda row: (-row["generated"]["top1"], -row["generated"]["top5"], row["name"]))
+    by_class = [
+        (
+            row["name"],
+            *(
+                f"{row[of][column]:.0%}" if row[of]["count"] else ""
+                for of in ("generated", "photographs")
+                for column in columns
+            ),
+        )
+        for row in rated
+    ]
+    head = ["class", "generated, first", "in five", "photographs, first", "in five"]
+    return f"{_table(['named right', 'first', 'in five'], rows)}\n{how}\n\n{_table(head, by_class)}"
+
+
 def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20)) -> dict | None:
     """Finds the row with the fewest network evaluations whose KID is at most that of `standard` plus its standard deviation."""
     bar = next((row for row in rows if (row["solver"], row["num_inference_steps"]) == standard), None)

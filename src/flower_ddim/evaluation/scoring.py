@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.decoding import decode_images
 from ..data.image_array import ImageArray
+from ..data.labels import find_label_column
 from ..data.sources import open_dataset
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import generate_numbers, labels_in_proportion, load_with_checksum
@@ -30,6 +32,17 @@ FEW_STEP_SOLVERS = ("ddim", "dpm++", "unipc")
 def real_images(data_dir: str | Path, split: str, resolution: int, cache_dir: str | None = None) -> ImageArray:
     """Decodes one split of a folder of Parquet files or pictures, cropped to squares of `resolution` pixels."""
     return decode_images(open_dataset(data_dir=str(data_dir), split=split, cache_dir=cache_dir), resolution)
+
+
+def class_counts(data_dir: str | Path, split: str, cache_dir: str | None = None) -> dict[str, int]:
+    """How many pictures of a split have which class; empty if they have none."""
+    dataset = open_dataset(data_dir=str(data_dir), split=split, cache_dir=cache_dir)
+    try:
+        column = find_label_column(dataset)
+    except ValueError:
+        return {}
+    names = dataset.features[column].names
+    return {names[i]: count for i, count in sorted(Counter(dataset[column]).items(), key=str) if i not in (None, -1)}
 
 
 def real_features(images: ImageArray, extractor: FeatureExtractor, batch_size: int = 32) -> torch.Tensor:
