@@ -25,7 +25,7 @@ def test_pictures_noise_and_times_of_every_global_batch_are_the_same(folders):
     whole = torch.load(one / "local-0.pt")["batches"]
     halves = [torch.load(two / f"local-{rank}.pt")["batches"] for rank in (0, 1)]
     for step, batch in enumerate(whole):
-        for i, tensor in enumerate(batch):
+        for i, tensor in enumerate(batch[:3]):  # the classes are None: none are learned
             assert torch.equal(torch.cat([half[step][i] for half in halves]), tensor)
 
 
