@@ -104,8 +104,9 @@ def _add_card(
     """Writes the card; of `choices`, what was chosen for the repository, it keeps all of which nothing else is known."""
     if records is None and pipe.name_or_path and _has_weights_of(pipe, pipe.name_or_path):
         records = pipe.name_or_path
-    recorded = (ModelRecords.read(pipe, records).training or {}).get("options", {}).get("license")
-    license = license or recorded or choices.get("license")
+    if license is None and "license" in choices:
+        recorded = (ModelRecords.read(pipe, records).training or {}).get("options", {}).get("license")
+        license = recorded or choices["license"]
     name = repo_id.rpartition("/")[2]
     write_model_card(pipe, folder, records, name=name, repo_id=repo_id, license=license, **options)
     add_choices(folder, choices)
