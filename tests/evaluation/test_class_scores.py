@@ -74,7 +74,8 @@ def test_what_is_scored_has_the_classes_of_the_reference(model, data, tiny_extra
     assert reference.class_counts == counts
     scored = ScoredModel(str(model), reference, num_images=16, kid_subset_size=10, guidance_scale=1.5)
     assert abs(np.bincount(scored.sampling["class_labels"]) - [4, 8, 4]).max() <= 1
-    assert scored.score(num_inference_steps=1)["guidance_scale"] == 1.5
+    score = scored.score(num_inference_steps=3)
+    assert score["guidance_scale"] == 1.5 and score["network_evaluations"] == 6
     assert class_counts(FLOWERS, "train", cache)["sunflower"] > 0
 
 

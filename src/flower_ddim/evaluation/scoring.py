@@ -186,7 +186,7 @@ class ScoredModel:
         return {
             **self.record,
             "num_inference_steps": num_inference_steps,
-            "network_evaluations": network_evaluations(pipe, num_inference_steps),
+            "network_evaluations": self._evaluations(pipe, num_inference_steps),
             "scheduler": type(pipe.scheduler).__name__,
             "seconds": round(time.perf_counter() - start, 3),
             **compare(features, self.reference, self.kid_subset_size),
@@ -204,7 +204,7 @@ class ScoredModel:
             for number in steps:
                 features = self._features(pipe, number)
                 kid = kernel_distance(features, self.reference.features, subset_size=self.kid_subset_size)
-                counts = {"num_inference_steps": number, "network_evaluations": network_evaluations(pipe, number)}
+                counts = {"num_inference_steps": number, "network_evaluations": self._evaluations(pipe, number)}
                 rows.append({"solver": solver, **counts, "kid": kid})
         return {
             **self.record,
@@ -213,6 +213,10 @@ class ScoredModel:
             "reference": {"name": self.reference.source, "num_images": len(self.reference.features)},
             "rows": rows,
         }
+
+    def _evaluations(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> int:
+        """Network evaluations per image, of which guidance takes two for every one."""
+        return network_evaluations(pipe, num_inference_steps) * (1 if self.record.get("guidance_scale", 1) == 1 else 2)
 
     def _features(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> torch.Tensor:
         options = self.sampling | {"num_inference_steps": num_inference_steps}

@@ -12,7 +12,7 @@ from ..data.decoding import open_encoded
 from ..data.sources import image_column, open_dataset
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import noise_of_seeds
-from ..storage.files import check_output, write_text
+from ..storage.files import check_output, replacing, write_text
 
 
 class Gallery:
@@ -179,5 +179,6 @@ class Gallery:
     def _save(self, name: str, figure):
         path = self._path(name)
         options = {"pil_kwargs": {"quality": 80, "method": 6}} if self.image_format == "webp" else {}
-        figure.savefig(path, **options)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, **options)
         print(path, flush=True)
