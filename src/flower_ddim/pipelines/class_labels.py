@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 
 class ClassLabels:
@@ -86,7 +87,7 @@ class ClassLabels:
 
     def weights(self, labels: torch.Tensor) -> torch.Tensor:
         """Integer labels (N,) as weights of all classes and the null class, (N, count + 1)."""
-        return labels if labels.is_floating_point() else torch.eye(self.count + 1)[labels.cpu()]
+        return labels if labels.is_floating_point() else F.one_hot(labels, self.count + 1).float()
 
     def guidance_scale(self, labels: torch.Tensor | None, guidance_scale: float | None) -> float:
         """The strength of guidance, that of the model's configuration where none is given; 1 is none.
@@ -94,22 +95,15 @@ class ClassLabels:
         Raises:
             ValueError: if it is no number from 0, or there is nothing to guide to or from.
         """
-        if labels is None:
-            is_labelled = False
-        elif labels.is_floating_point():
-            is_labelled = bool((labels[:, -1] != 1).any())
-        else:
-            is_labelled = bool((labels != self.count).any())
+        is_labelled = labels is not None and bool((self.weights(labels)[:, -1] != 1).any())
         if guidance_scale is None:
             return self.default_guidance_scale if is_labelled and self.has_null_class else 1.0
         if not isinstance(guidance_scale, numbers.Real) or not 0 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` is {guidance_scale!r}, but must be a number from 0; 1 is no guidance.")
-        if guidance_scale != 1 and not is_labelled:
-            raise ValueError(f"`guidance_scale` is {guidance_scale}, but no image has a class: give `class_labels`.")
-        if guidance_scale != 1 and not self.has_null_class:
-            raise ValueError(
-                f"`guidance_scale` is {guidance_scale}, but this network has no null class: leave it at 1."
-            )
+        if guidance_scale != 1 and not (is_labelled and self.has_null_class):
+            no_null = "this network has no null class: leave it at 1"
+            reason = no_null if is_labelled else "no image has a class: give `class_labels`"
+            raise ValueError(f"`guidance_scale` is {guidance_scale}, but {reason}.")
         return guidance_scale
 
 
@@ -118,11 +112,7 @@ def guided(
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The network as a function of latents and a timestep to predictions in their dtype, with classes and guidance built in.
 
-    Args:
-        class_labels, guidance_scale: as in the call of the pipeline.
-
-    Raises:
-        ValueError: for those that cannot be used.
+    `class_labels` and `guidance_scale` are those of the call of the pipeline; a ValueError says which cannot be used.
     """
     classes = ClassLabels(unet)
     labels = classes.tensor(class_labels)
