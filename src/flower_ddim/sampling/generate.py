@@ -1,7 +1,7 @@
 """Many images in a folder, divided between processes; a later run adds those that an earlier one did not reach."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,22 +58,17 @@ def generate_folder(
         OSError: if the folder cannot be written to.
         ValueError: if the folder holds images of other options, weights or origin, or a number is out of range.
     """
-    counts = {"num_images": num_images, "batch_size": batch_size, "num_inference_steps": num_inference_steps}
-    counts = {name: number for name, number in counts.items() if number is not None}
-    if min(counts.values()) < 1 or not 0 <= eta <= 1:
-        given = ", ".join(f"`{name}` = {number}" for name, number in counts.items())
-        raise ValueError(f"{given} must be at least 1, and `eta` = {eta} must lie in [0, 1].")
+    _check_numbers(eta, num_images=num_images, batch_size=batch_size, num_inference_steps=num_inference_steps)
     check_eta(eta, solver)
     output_dir = Path(output_dir)
     check_output(output_dir / OPTIONS_FILE)
     accelerator = Accelerator()
     pipe, weights = load_with_checksum(model, getattr(torch, dtype), accelerator.device, compile)
     pipe = with_solver(pipe, solver)
-    steps = num_inference_steps or pipe.default_num_inference_steps
-    options = {"weights": weights, "num_inference_steps": steps, "eta": eta, "seed": seed}
-    sampling = {"num_inference_steps": steps, "eta": eta, "guidance_scale": guidance_scale}
-    labels = known_labels(pipe, class_labels)
-    if labels:
+    sampling = {"num_inference_steps": num_inference_steps or pipe.default_num_inference_steps, "eta": eta}
+    options = {"weights": weights, **sampling, "seed": seed}
+    sampling["guidance_scale"] = guidance_scale
+    if labels := known_labels(pipe, class_labels):
         scale = pipe.unet.config.get("default_guidance_scale", 1.0) if guidance_scale is None else guidance_scale
         options |= {"class_labels": labels, "guidance_scale": scale}
     options |= {"dtype": dtype} if dtype != "float32" else {}
@@ -83,18 +78,37 @@ def generate_folder(
     with tqdm(
         total=len(mine), initial=len(mine) - len(missing), unit="image", disable=not accelerator.is_main_process
     ) as bar:
-        for start in range(0, len(missing), batch_size):
-            numbers = missing[start : start + batch_size]
-            # Compiled code serves one size of batch: filling the last batch is faster than compiling for what is left.
-            filling = numbers[-1:] * (min(batch_size, len(missing)) - len(numbers)) if compile else []
-            if labels:
-                sampling["class_labels"] = [labels[i % len(labels)] for i in (*numbers, *filling)]
-            images = generate_numbers(pipe, [*numbers, *filling], seed, **sampling)
-            for i, image in zip(numbers, images[: len(numbers)], strict=True):
-                _save_image(image, _image_path(output_dir, i), options | {"number": i})
-            bar.update(len(numbers))
+        for i, image in _generated(pipe, missing, seed, batch_size, compile, labels, sampling):
+            _save_image(image, _image_path(output_dir, i), options | {"number": i})
+            bar.update()
     accelerator.wait_for_everyone()
     return output_dir
+
+
+def _generated(
+    pipe: FlowerDDIMPipeline,
+    missing: list[int],
+    seed: int,
+    batch_size: int,
+    compile: bool,
+    labels: list[int] | None,
+    sampling: dict,
+) -> Iterator[tuple[int, PIL.Image.Image]]:
+    """Yields the images of these numbers, each with its number; `labels` follow one another."""
+    for start in range(0, len(missing), batch_size):
+        numbers = missing[start : start + batch_size]
+        # Compiled code serves one size of batch: filling the last batch is faster than compiling for what is left.
+        filling = numbers[-1:] * (min(batch_size, len(missing)) - len(numbers)) if compile else []
+        filled = [*numbers, *filling]
+        classes = {"class_labels": [labels[i % len(labels)] for i in filled]} if labels else {}
+        yield from zip(numbers, generate_numbers(pipe, filled, seed, **sampling, **classes), strict=False)
+
+
+def _check_numbers(eta: float, **counts: int | None):
+    counts = {name: number for name, number in counts.items() if number is not None}
+    if min(counts.values()) < 1 or not 0 <= eta <= 1:
+        given = ", ".join(f"`{name}` = {number}" for name, number in counts.items())
+        raise ValueError(f"{given} must be at least 1, and `eta` = {eta} must lie in [0, 1].")
 
 
 def load_with_checksum(
