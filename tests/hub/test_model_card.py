@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import ROOT, make_unet
+from conftest import ROOT, make_labelled_unet, make_unet
 from huggingface_hub import ModelCard
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
@@ -70,6 +70,15 @@ def test_the_shipped_card_is_up_to_date(run_script, tmp_path):
     for line in card.text.splitlines():
         if line.startswith("!["):
             assert (ROOT / line.rpartition("(")[2].rstrip(")")).is_file(), line
+
+
+def test_the_card_of_a_model_with_classes_names_them(tmp_path):
+    unet = make_labelled_unet(default_guidance_scale=2.5, default_num_inference_steps=4)
+    FlowerDDIMPipeline(unet, FlowerDDIMScheduler()).save_pretrained(tmp_path)
+    card = render_model_card(read(tmp_path), name="mine")
+    assert "in 4 steps of DDIM" in card and "num_inference_steps=4" in card and "Nothing controls" not in card
+    assert 'It knows 3 classes by name: `pipe(class_labels="rose", guidance_scale=2.5)`' in card
+    assert "rose, Rose hip, sun-flower." in card
 
 
 def test_metadata_and_tables_hold_the_measured_numbers(folder):
