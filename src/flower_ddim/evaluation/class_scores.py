@@ -14,6 +14,7 @@ from ..data.decoding import decode_images
 from ..data.image_array import ImageArray
 from ..data.labels import class_indices, find_label_column
 from ..data.sources import open_dataset
+from ..pipelines.class_labels import ClassLabels
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import labels_in_proportion
 from .features import FeatureExtractor
@@ -84,7 +85,7 @@ def measure_classes(
         "num_images": num_images,
         "seed": seed,
         "num_inference_steps": num_inference_steps or pipe.default_num_inference_steps,
-        "guidance_scale": pipe.unet.config.default_guidance_scale if guidance_scale is None else guidance_scale,
+        "guidance_scale": ClassLabels(pipe.unet).guidance_scale(torch.tensor(labels), guidance_scale),
         "feature_extractor": extractor.name,
         "num_photographs": {"training": len(train_labels), "held out": len(held_labels)},
         **{of: _shares(rank) for of, rank in ranks.items()},

@@ -16,6 +16,7 @@ from ..data.decoding import decode_images
 from ..data.image_array import ImageArray
 from ..data.labels import find_label_column
 from ..data.sources import open_dataset
+from ..pipelines.class_labels import ClassLabels
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import generate_numbers, labels_in_proportion, load_with_checksum
 from ..sampling.solvers import with_solver
@@ -168,10 +169,10 @@ class ScoredModel:
             "dtype": str(dtype).removeprefix("torch."),
         }
         if self.pipe.unet.config.get("num_class_embeds"):
-            self.sampling["class_labels"] = _labels(self.pipe, reference, num_images)
-            self.sampling["guidance_scale"] = guidance_scale
-            default = self.pipe.unet.config.get("default_guidance_scale", 1.0)
-            self.record["guidance_scale"] = default if guidance_scale is None else guidance_scale
+            labels = _labels(self.pipe, reference, num_images)
+            scale = ClassLabels(self.pipe.unet).guidance_scale(torch.tensor(labels), guidance_scale)
+            self.sampling |= {"class_labels": labels, "guidance_scale": scale}
+            self.record["guidance_scale"] = scale
         self.extractor = load_extractor(reference.extractor, self.accelerator.device)
 
     def score(self, num_inference_steps: int | None = None, solver: str = "ddim") -> dict:

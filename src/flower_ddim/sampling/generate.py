@@ -12,10 +12,12 @@ from accelerate.utils import gather_object
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
+from ..pipelines.class_labels import ClassLabels
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.checksums import weights_checksum
 from ..storage.files import check_output, replacing, write_json
 from .compilation import compile_unet
+from .seeds import GOLDEN_RATIO
 from .solvers import check_eta, with_solver
 
 
@@ -69,7 +71,7 @@ def generate_folder(
     options = {"weights": weights, **sampling, "seed": seed}
     sampling["guidance_scale"] = guidance_scale
     if labels := known_labels(pipe, class_labels):
-        scale = pipe.unet.config.get("default_guidance_scale", 1.0) if guidance_scale is None else guidance_scale
+        scale = ClassLabels(pipe.unet).guidance_scale(torch.tensor(labels), guidance_scale)
         options |= {"class_labels": labels, "guidance_scale": scale}
     options |= {"dtype": dtype} if dtype != "float32" else {}
     options |= {"solver": solver} if solver != "ddim" else {}
@@ -153,7 +155,7 @@ def labels_in_proportion(counts: Sequence[int], number: int) -> list[int]:
     Image i has the class at the place (i + 1/2)·φ mod 1 of all that are counted, with the golden ratio less one, φ.
     """
     ends = np.cumsum(counts) / np.sum(counts)
-    places = (np.arange(number) + 0.5) * ((5**0.5 - 1) / 2) % 1
+    places = (np.arange(number) + 0.5) * GOLDEN_RATIO % 1
     return np.searchsorted(ends, places, side="right").tolist()
 
 

@@ -1,9 +1,14 @@
 """Streams of random numbers, each a function of integers: of the seed of a run, of what it is for, and of the step or picture."""
 
+import math
 from enum import IntEnum
 
 import numpy as np
 import torch
+
+
+# Multiples of it, mod 1, lie evenly over [0, 1], and so do any few neighbours among them.
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # less one
 
 
 class Purpose(IntEnum):

@@ -1,6 +1,5 @@
 """What a training step is given: standardised pictures, noise and diffusion times, the same on however many processes."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,14 +7,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
-from ..sampling.seeds import Purpose, draw_noise_time_flip, seeded_generator
+from ..sampling.seeds import GOLDEN_RATIO, Purpose, draw_noise_time_flip, seeded_generator
 from .config import TrainingConfig
 from .pictures import Pictures
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
-
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def spread_times(key: tuple[int, ...], positions: Sequence[int]) -> torch.Tensor:
@@ -25,7 +22,7 @@ def spread_times(key: tuple[int, ...], positions: Sequence[int]) -> torch.Tensor
     less one, φ, in place of 1/B: any few neighbours then lie evenly, and so does the share of every process.
     """
     offset = torch.rand((), generator=seeded_generator(*key), dtype=torch.float64)
-    return (offset + torch.tensor(positions, dtype=torch.float64) * _GOLDEN_RATIO) % 1
+    return (offset + torch.tensor(positions, dtype=torch.float64) * GOLDEN_RATIO) % 1
 
 
 class Batches:

@@ -39,8 +39,7 @@ def diffusion_loss(
     """
     timesteps = scheduler.schedule.timestep(diffusion_time)
     noisy_images = scheduler.add_noise(images, noise, timesteps)
-    labels = {} if class_labels is None else {"class_labels": class_labels}
-    prediction = unet(noisy_images, timesteps, **labels, return_dict=False)[0].float()
+    prediction = unet(noisy_images, timesteps, class_labels, return_dict=False)[0].float()
     target = scheduler.get_target(images, noise, timesteps)
     error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
     return error(prediction, target)

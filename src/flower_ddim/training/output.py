@@ -203,7 +203,7 @@ class OutputFolder:
             ours = [file for file in self.written if file.partition("/")[0] in names and (self.path / file).is_file()]
             for file in sorted(
                 ours, key=lambda name: name.endswith(state)
-            ):  # which says last that it is of a later step
+            ):  # this says last that it is of a later step
                 moved = aside / file.removeprefix(f"{folder}/")
                 moved.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self.path / file, moved)

@@ -69,9 +69,8 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
     if classes:
         sizes["class_names"] = classes.names
     if config.dry_run:
-        some = np.linspace(0, len(train) - 1, min(DRY_RUN_PICTURES, len(train))).astype(
-            int
-        )  # the first may be of a kind
+        # From everywhere: the first may be of a kind.
+        some = np.linspace(0, len(train) - 1, min(DRY_RUN_PICTURES, len(train))).astype(int)
         images = _decode(train.select(some), config)
         statistics = ([0.5] * images.channels,) * 2  # any will do: those of some pictures are not those of all
         return Pictures(images, None, None, batches, images.channels, *statistics, **sizes)
