@@ -1,7 +1,22 @@
 """A training that uploads to a repository whose card somebody has edited."""
 
-from hub_server import run_hub_script
-from training_runs import words
+import json
+
+from hub_server import TOKEN, run_hub_script
+from outside import run_python
+from training_runs import SMALL, words
+
+
+EDITED_WHILE_IT_TRAINS = """
+import json, sys
+from huggingface_hub import upload_file
+from flower_ddim.training import TrainingConfig
+from flower_ddim.training.trainer import Trainer
+
+trainer = Trainer(TrainingConfig(**json.loads(sys.argv[1])))
+upload_file(path_or_fileobj=b"# My flowers", path_in_repo="README.md", repo_id="me/flowers")
+trainer.train()
+"""
 
 
 def test_an_edited_card_is_a_refusal_before_the_training_with_a_remedy_that_there_is(server, tmp_path):
@@ -15,3 +30,14 @@ def test_an_edited_card_is_a_refusal_before_the_training_with_a_remedy_that_ther
         f"train without `--push_to_hub`, and upload afterwards with `python scripts/push_to_hub.py {tmp_path}" in told
     )
     assert "or name another `--hub_model_id`" in told
+
+
+def test_a_card_that_is_edited_during_the_training_stays_and_so_does_the_model(server, tmp_path):
+    options = {"output_dir": str(tmp_path / "run"), "push_to_hub": True, "hub_model_id": "me/flowers"}
+    options |= SMALL | {"max_train_steps": 1}
+    hub = {"home": tmp_path, "hub": server.url, "HF_TOKEN": TOKEN}
+    completed = run_python(EDITED_WHILE_IT_TRAINS, json.dumps(options), **hub)
+    told = completed.stderr.splitlines()[-1]
+    assert completed.returncode == 1 and f"the pipeline is in {tmp_path / 'run'}; upload it with" in told
+    assert (tmp_path / "run" / "model_index.json").is_file() and (tmp_path / "run" / "samples.png").is_file()
+    assert server.model("me/flowers").files["README.md"] == b"# My flowers"

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 from conftest import ROOT
+from PIL import Image as PILImage
 from safetensors.torch import load_file
 from training_runs import metrics, small_config, train_here, words
 
@@ -76,6 +77,19 @@ def test_a_model_is_scored_on_what_its_training_kept_for_validation(watched, tin
     source = ["--training", tmp_path / "out", "--output", tmp_path / "none"]
     completed = run_script("evaluate.py", "reference", *source, expect_success=False)
     assert "name the `output_dir` of a training" in completed.stderr and not (tmp_path / "none").exists()
+
+
+def test_a_model_is_not_scored_on_pictures_of_its_training_that_have_changed(run_script, tmp_path):
+    """One picture more, and the same seed would set others aside, some of which the model has seen."""
+    (pictures := tmp_path / "pictures").mkdir()
+    for number in range(20):
+        PILImage.effect_noise((16, 16), 10 + number).save(pictures / f"{number}.png")
+    trained = train_here(tmp_path / "trained", train_data_dir=str(pictures), validation_epochs=1, max_train_steps=1)
+    PILImage.effect_noise((16, 16), 64).save(pictures / "one-more.png")
+    options = ["--training", trained, "--output", tmp_path / "none"]
+    told = run_script("evaluate.py", "reference", *options, expect_success=False).stderr
+    assert "they were 18 and 2 for validation, and are 19 and 2 for validation): give `--data`" in told
+    assert not (tmp_path / "none").exists()
 
 
 def test_two_processes_measure_the_same(watched, options, launch_two, tmp_path):

@@ -40,6 +40,12 @@ class Pictures:
     train_labels: np.ndarray | None = None
     validation_labels: np.ndarray | None = None
 
+    @property
+    def summary(self) -> dict:
+        """How many they are, unless they are streamed, and the channel statistics, which tell others of the same number."""
+        counts = {"train": len(self.train), "validation": len(self.validation or ())}
+        return counts | {"mean": self.mean, "std": self.std}
+
 
 # A dry run decodes so many, to know whether they are coloured.
 DRY_RUN_PICTURES = 32
@@ -121,19 +127,28 @@ def pictures_of_training(folder: str | Path) -> tuple[ImageArray, ImageArray, in
 
     Raises:
         FileNotFoundError: if nothing was trained there.
-        ValueError: if it kept no pictures for validation, or its record is of another version.
+        ValueError: if it kept no pictures for validation, if they are others by now, or if its record is of another version.
     """
     path = Path(folder) / "training.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: name the `output_dir` of a training.")
     try:
-        config = TrainingConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["options"])
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = TrainingConfig(**record["options"])
     except (yaml.YAMLError, TypeError, KeyError) as error:
         raise ValueError(f"{path} was not written by this version of the trainer ({error}).") from error
     if not config.validation_epochs:
         raise ValueError(f"The training of {folder} kept no pictures for validation: give `--data` others.")
-    train, validation = _divide(config)
-    return _decode(train, config), _decode(validation, config), config.resolution
+    pictures = load_pictures(config, global_batch=1, rank=0, world=1)
+    # One picture more divides them in another way, and a score would be of pictures that the model has seen.
+    was, now = record.get("pictures", pictures.summary), pictures.summary
+    if was != now:
+        counts = "{train} and {validation} for validation"
+        raise ValueError(
+            f"The pictures of the training of {folder} have changed (they were {counts.format(**was)}, and are "
+            f"{counts.format(**now)}): give `--data` some that it has not seen."
+        )
+    return pictures.train, pictures.validation, config.resolution
 
 
 def _open_splits(config: TrainingConfig) -> dict[str, Dataset | IterableDataset]:

@@ -213,8 +213,10 @@ def check_threads(num_processes: int):
         logger.warning(f"Every process computes in one thread, with {cores} cores for {num_processes}: {remedy}.")
 
 
-def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, global_batch: int) -> dict:
-    """The resolved options without the token, and the size of the task."""
+def describe(
+    config: TrainingConfig, unet: torch.nn.Module, pictures: Pictures, total_steps: int, global_batch: int
+) -> dict:
+    """What `training.yaml` records: the resolved options without the token, the size of the task, and the pictures."""
     options = recorded_options(config)
     sample = torch.zeros(1, unet.config.in_channels, config.resolution, config.resolution)
     counted = copy.deepcopy(unet).eval()  # in training mode a forward pass would leave its mark on the statistics
@@ -227,4 +229,4 @@ def describe(config: TrainingConfig, unet: torch.nn.Module, total_steps: int, gl
         "pictures_per_optimizer_step": global_batch,
         "pictures_seen": total_steps * global_batch,
     }
-    return {"options": options, "size": size}
+    return {"options": options, "size": size} | ({"pictures": pictures.summary} if pictures.train else {})

@@ -66,7 +66,7 @@ class Trainer:
         check_length(config, self.total_steps)
 
         unet, self.scheduler = build_model(config, self.pictures)
-        self.description = describe(config, unet, self.total_steps, self.global_batch)
+        self.description = describe(config, unet, self.pictures, self.total_steps, self.global_batch)
         self.raw_unet = place_network(unet, config, self.accelerator)  # without what accelerate wraps around it
         self.growing = GrowingUNet(self.raw_unet, len(config.growth_steps)) if config.growth_steps else None
         self.ema = ExponentialMovingAverage(
