@@ -27,6 +27,7 @@ def run(out: Path, batch_size: int):
     for statistics in ("frozen", "local"):
         options = SMALL | {"output_dir": str(out / statistics), "cache_dir": str(out.parent / "cache")}
         options |= {"train_batch_size": batch_size, "max_train_steps": STEPS, "checkpointing_steps": STEPS}
+        options |= {"class_conditional": True, "class_dropout": 0.3}
         trainer = Trainer(TrainingConfig(**options, random_flip=True))
         if statistics == "frozen":
             freeze_statistics(trainer.raw_unet)

@@ -68,7 +68,7 @@ def measure_memorization(
         "feature_extractor": extractor.name,
         "training_images": len(training),
         "held_out_images": len(held_out),
-        **{space: _compare_distances(*both) for space, both in distances.items()},
+        **{space: compare_distances(*both) for space, both in distances.items()},
     }
     return Memorization(report, distances, pairs)
 
@@ -81,8 +81,8 @@ def _all_pixels(images: ImageArray, pipe: FlowerDDIMPipeline, batch_size: int) -
     return torch.cat([(part * 255).round().to(torch.uint8) for part in seen])
 
 
-def _compare_distances(generated: torch.Tensor, held_out: torch.Tensor) -> dict:
-    """Quantiles of both, and the share of generated images that are nearer than 99 % of the held-out ones."""
+def compare_distances(generated: torch.Tensor, held_out: torch.Tensor) -> dict:
+    """Quantiles of distances (N,) and (M,) to the training set, and the share of generated ones below 99 % of the held-out ones."""
     quantiles = {"minimum": 0.0, "1 %": 0.01, "10 %": 0.1, "median": 0.5}
     report = {
         name: {label: distances.quantile(q).item() for label, q in quantiles.items()}

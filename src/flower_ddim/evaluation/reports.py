@@ -47,32 +47,33 @@ def steps_table(result: dict) -> str:
 
 def classes_table(result: dict) -> str:
     """Writes the result of [`measure_classes`], with the classes from the best to the worst."""
-    columns = ("top1", "top5")
-    rows = [
-        (title, *(f"{result[of][column]:.0%}" for column in columns))
-        for title, of in (("generated", "generated"), ("held-out photographs", "photographs"))
-    ]
-    known = result["num_photographs"]
+    sides = ("generated", "photographs")
+    names = {"generated": "generated", "photographs": "held-out photographs"}
+    columns = ("named right, first", "in five", "distance")
+    known, nearer = result["num_photographs"], result["memorization"]["generated_nearer_than_1_percent_of_held_out"]
     how = (
         f"{result['num_images']:,} images, {result['num_inference_steps']} steps, guidance {result['guidance_scale']:g}; the "
         f"classifier has learned from {known['training']:,} photographs, and {known['held out']:,} others are held out; in the "
-        f"feature space of {result['feature_extractor']}."
+        f"feature space of {result['feature_extractor']}. Distance is the median to the nearest training photograph of the class, "
+        f"and {100 * nearer:.1f} % of the generated images are nearer than the nearest 1 % of held-out photographs."
     )
     rated = [row for row in result["classes"] if row["generated"]["count"]]
     rated.sort(key=lambda row: (-row["generated"]["top1"], -row["generated"]["top5"], row["name"]))
-    by_class = [
-        (
-            row["name"],
-            *(
-                f"{row[of][column]:.0%}" if row[of]["count"] else ""
-                for of in ("generated", "photographs")
-                for column in columns
-            ),
-        )
-        for row in rated
+    by_class = [(row["name"], *(cell for of in sides for cell in _class_cells(row[of]))) for row in rated]
+    total = _table(["", *columns], [(names[of], *_class_cells(result[of])) for of in sides])
+    head = [
+        "class",
+        *(f"generated, {column}" for column in columns),
+        *(f"photographs, {column}" for column in columns),
     ]
-    head = ["class", "generated, first", "in five", "photographs, first", "in five"]
-    return f"{_table(['named right', 'first', 'in five'], rows)}\n{how}\n\n{_table(head, by_class)}"
+    return f"{total}\n{how}\n\n{_table(head, by_class)}"
+
+
+def _class_cells(summary: dict) -> tuple[str, str, str]:
+    if not summary["count"]:
+        return ("", "", "")
+    distance = "" if summary["nearest"] is None else f"{summary['nearest']:.1f}"
+    return (f"{summary['top1']:.0%}", f"{summary['top5']:.0%}", distance)
 
 
 def fewest_steps(rows: Sequence[dict], standard: tuple[str, int] = ("ddim", 20)) -> dict | None:
