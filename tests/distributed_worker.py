@@ -30,11 +30,13 @@ def run(out: Path, batch_size: int):
         options |= {"class_conditional": True, "class_dropout": 0.3}
         trainer = Trainer(TrainingConfig(**options, random_flip=True))
         if statistics == "frozen":
-            freeze_statistics(trainer.raw_unet)
-        batches = [trainer.batches.training(step, 0) for step in range(STEPS)]
+            freeze_statistics(trainer.learner.raw_unet)
+        batches = [trainer.learner.batches.training(step, 0) for step in range(STEPS)]
         trainer.train()
         rank = trainer.accelerator.process_index
-        torch.save({"batches": batches, "ema": trainer.ema.averaged.state_dict()}, out / f"{statistics}-{rank}.pt")
+        torch.save(
+            {"batches": batches, "ema": trainer.learner.ema.averaged.state_dict()}, out / f"{statistics}-{rank}.pt"
+        )
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def test_bfloat16_stays_within_its_precision(model, noise, compile):
 def three_steps(folder, **options):
     """Losses of three training steps, and the average after them."""
     trainer = Trainer(small_config(folder, max_train_steps=3, ema_max_decay=0.5, **options))
-    trainer.unet.train()
-    losses = torch.stack([trainer.training_step()[0] for _ in range(3)])
-    weights = {name: w for name, w in trainer.ema.averaged.state_dict().items() if w.is_floating_point()}
+    trainer.learner.unet.train()
+    losses = torch.stack([trainer.learner.training_step()[0] for _ in range(3)])
+    weights = {name: w for name, w in trainer.learner.ema.averaged.state_dict().items() if w.is_floating_point()}
     return losses, torch.cat([w.flatten() for w in weights.values()])
 
 

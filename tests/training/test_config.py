@@ -60,7 +60,7 @@ def test_recipes_go_through_the_same_checks(tmp_path, capsys):
 
 def test_recipes_of_the_package_have_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert recipe_names() == ["book", "cpu", "quick"]
+    assert recipe_names() == ["book", "cpu", "few-steps", "quick"]
     assert parse_config(["cpu", *SOURCE]).optimizer == "muon"
     assert find_recipe("cpu") == find_recipe("recipes/cpu.yaml") == RECIPES / "cpu.yaml"
 

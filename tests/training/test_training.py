@@ -84,9 +84,9 @@ def test_the_learning_rate_follows_the_optimizer_step_also_with_accumulation(run
 
 def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(runs):
     shared = {"random_flip": True, "class_conditional": True, "class_dropout": 0.5}
-    whole = Trainer(small_config(runs / "one-pass", **shared)).batches.training(5, 0)
+    whole = Trainer(small_config(runs / "one-pass", **shared)).learner.batches.training(5, 0)
     trainer = Trainer(small_config(runs / "four-parts", **shared, train_batch_size=4, gradient_accumulation_steps=4))
-    parts = [trainer.batches.training(5, part) for part in range(4)]
+    parts = [trainer.learner.batches.training(5, part) for part in range(4)]
     for i, tensor in enumerate(whole):
         assert torch.equal(torch.cat([part[i] for part in parts]), tensor)
     first = []
@@ -99,7 +99,7 @@ def test_accumulated_batches_hold_the_pictures_noise_and_times_of_the_whole_one(
 def test_spread_times_are_even_in_every_share_of_the_batch_and_uniform_over_the_steps(runs):
     trainer = Trainer(small_config(runs / "spread", low_discrepancy_times=True, gradient_accumulation_steps=2))
     times = torch.stack(
-        [torch.cat([trainer.batches.training(step, part)[2] for part in (0, 1)]) for step in range(50)]
+        [torch.cat([trainer.learner.batches.training(step, part)[2] for part in (0, 1)]) for step in range(50)]
     )
     assert times.dtype == torch.float32 and times.min() >= 0 and times.max() <= 1
     for share in (times, times[:, :16], times[:, 16:]):
@@ -116,22 +116,27 @@ def test_a_growing_network_begins_with_pooled_pictures_and_its_coarse_levels(run
     whole = Trainer(small_config(runs / "whole", max_train_steps=5))
     for step, side in ((1, 4), (2, 8)):
         reduction = 2 ** finest_level_at(step, options["growth_steps"])
-        pooled, noise, *_ = trainer.batches.training(step, reduction=reduction)
-        images, *_ = whole.batches.training(step)
+        pooled, noise, *_ = trainer.learner.batches.training(step, reduction=reduction)
+        images, *_ = whole.learner.batches.training(step)
         assert torch.allclose(pooled, torch.nn.functional.avg_pool2d(images, 16 // side), atol=1e-6)
         assert noise.shape == pooled.shape and noise.std().item() == pytest.approx(side / 16, rel=0.05)
-    for after, before in zip(trainer.batches.training(3, 0)[:3], whole.batches.training(3, 0)[:3], strict=True):
+    for after, before in zip(
+        trainer.learner.batches.training(3, 0)[:3], whole.learner.batches.training(3, 0)[:3], strict=True
+    ):
         assert torch.equal(after, before)
-    bodies = [unet.down_blocks[0].resnets[0].conv2.weight for unet in (trainer.raw_unet, trainer.ema.averaged)]
-    trainer.unet.train()
+    bodies = [
+        unet.down_blocks[0].resnets[0].conv2.weight
+        for unet in (trainer.learner.raw_unet, trainer.learner.ema.averaged)
+    ]
+    trainer.learner.unet.train()
     for _ in range(3):
-        trainer.training_step()
+        trainer.learner.training_step()
     assert not any(torch.count_nonzero(body) for body in bodies)
     assert all(  # begun anew for the whole network
-        torch.equal(average, trainer.raw_unet.state_dict()[name])
-        for name, average in trainer.ema.averaged.state_dict().items()
+        torch.equal(average, trainer.learner.raw_unet.state_dict()[name])
+        for name, average in trainer.learner.ema.averaged.state_dict().items()
     )
-    trainer.training_step()
+    trainer.learner.training_step()
     assert all(torch.count_nonzero(body) for body in bodies)
 
 

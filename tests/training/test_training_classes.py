@@ -37,12 +37,12 @@ def test_the_classes_of_the_pictures_can_be_generated_by_name(runs):
 
 def test_labels_are_left_out_at_random_within_a_batch_and_always_the_same(runs):
     trainer = Trainer(small_config(runs / "dropout", **LEARNING))
-    labels = torch.cat([trainer.batches.training(step)[3] for step in range(50)])
+    labels = torch.cat([trainer.learner.batches.training(step)[3] for step in range(50)])
     assert labels.dtype == torch.int64 and labels.min() >= 0
     assert (labels == 102).float().mean().item() == pytest.approx(0.3, abs=0.05)
-    assert torch.equal(trainer.batches.training(7)[3], labels[7 * 16 : 8 * 16])
+    assert torch.equal(trainer.learner.batches.training(7)[3], labels[7 * 16 : 8 * 16])
     whole = Trainer(small_config(runs / "all", class_conditional=True, class_dropout=0.0))
-    kept = torch.cat([whole.batches.training(step)[3] for step in range(50)])
+    kept = torch.cat([whole.learner.batches.training(step)[3] for step in range(50)])
     assert kept.max() < 102 and torch.equal(torch.where(labels == 102, kept, labels), kept)
 
 
@@ -76,13 +76,13 @@ def test_an_unconditional_model_learns_classes_from_its_first_prediction_on(runs
     FlowerDDIMPipeline(unet, FlowerDDIMScheduler()).save_pretrained(runs / "before")
     options = LEARNING | {"init_from": str(runs / "before"), "block_out_channels": None, "layers_per_block": None}
     trainer = Trainer(small_config(runs / "after", **options))
-    labelled = trainer.raw_unet.eval()
+    labelled = trainer.learner.raw_unet.eval()
     with torch.no_grad():
         torch.testing.assert_close(labelled(noise, 7, torch.tensor([5, 102])).sample, unet(noise, 7).sample)
     train_here(runs / "after", **options)
     # Fewer classes than it knows: all begin as its null class.
     again = options | {"init_from": str(runs / "after"), "train_data_dir": save_classes(runs / "two", a=8, b=8)}
-    relabelled = Trainer(small_config(runs / "again", **again)).raw_unet.eval()
+    relabelled = Trainer(small_config(runs / "again", **again)).learner.raw_unet.eval()
     known = load_pipeline(runs / "after").unet
     with torch.no_grad():
         expected = known(noise, 7).sample

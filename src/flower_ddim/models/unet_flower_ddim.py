@@ -60,6 +60,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         class_embedding_dim: length of the rows.
         class_names: name of every class, without which the weights are of no use either, or `None` where they have none.
         default_num_inference_steps, default_guidance_scale: what a pipeline takes unless it is told otherwise.
+        distilled_guidance_scale: the guidance that a student has built in, which is for its default number of steps only.
 
     Raises:
         ValueError: for sizes that do not fit together, naming the argument.
@@ -89,6 +90,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         class_names: Sequence[str] | None = None,
         default_num_inference_steps: int = 20,
         default_guidance_scale: float = 1.0,
+        distilled_guidance_scale: float | None = None,
     ):
         super().__init__()
         self.check_config()
@@ -160,11 +162,9 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
             count is None or len(names) != count or len({name for name in names if isinstance(name, str)}) != count
         ):
             raise ValueError(f"`class_names` must be as many different names as `num_class_embeds` says, {count}.")
-        scale = config.default_guidance_scale
-        if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf or (count is None and scale != 1):
-            raise ValueError(
-                f"`default_guidance_scale` is {scale!r}, but must be a number from 0, and 1 without classes."
-            )
+        for scale in (config.default_guidance_scale, 1 if (w := config.distilled_guidance_scale) is None else w):
+            if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf or (count is None and scale != 1):
+                raise ValueError(f"A guidance scale is {scale!r}, but must be a number from 0, and 1 without classes.")
 
     def _initialize(self):
         """Glorot-uniform kernels and zero biases; the last convolution is zero, so that no noise is predicted at first.

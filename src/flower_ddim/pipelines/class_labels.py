@@ -131,6 +131,7 @@ def guided(
         sample = latents.to(unet.dtype)
         if scale == 1:
             return unet(sample, timestep, **kwargs)[0].to(latents.dtype)
+        timestep = timestep.expand(batch_size).repeat(2)
         with_class, without = unet(torch.cat([sample, sample]), timestep, **kwargs)[0].to(latents.dtype).chunk(2)
         return without + scale * (with_class - without)
 

@@ -36,6 +36,8 @@ TESTED_SCHEDULERS = {
     "HeunDiscreteScheduler": {"use_karras_sigmas": True},
     "KDPM2DiscreteScheduler": {"use_karras_sigmas": True},
 }
+# A few-step student knows its own times only, and no method that looks back or ahead.
+STUDENTS_SCHEDULERS = ("FlowerDDIMScheduler", "DDIMScheduler")
 logger = logging.getLogger(__name__)
 _warned_of = set()
 
@@ -267,6 +269,35 @@ def _check_generator(generator, batch_size: int):
     if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
         given = f"`generator` is a list of {len(generator)}, but {batch_size} images are asked for"
         raise ValueError(f"{given}: give one generator an image, or a single one.")
+
+
+def is_student(unet) -> bool:
+    """Whether a network was distilled, and so is for its default number of steps only."""
+    return unet.config.get("distilled_guidance_scale") is not None
+
+
+def check_sampler(pipe, num_inference_steps: int, guidance_scale: float | None):
+    """Makes sure that a network and a scheduler go together, and warns where they may make poor pictures.
+
+    Raises:
+        ValueError: if they mean different noise by a timestep, or for what a few-step student cannot do.
+    """
+    check_schedule(pipe.unet, pipe.scheduler)
+    if not is_student(pipe.unet):
+        return warn_of_untested(pipe.scheduler)
+    built_in, name = pipe.unet.config.distilled_guidance_scale, type(pipe.scheduler).__name__
+    if name not in STUDENTS_SCHEDULERS:
+        raise ValueError(
+            f"This model has learned the steps of {' and '.join(STUDENTS_SCHEDULERS)}, not those of {name}: take its own scheduler."
+        )
+    if guidance_scale not in (None, 1):
+        raise ValueError(
+            f"`guidance_scale` is {guidance_scale!r}, but this model has guidance {built_in:g} built in: leave it out."
+        )
+    steps = pipe.default_num_inference_steps
+    if num_inference_steps != steps and (steps, num_inference_steps) not in _warned_of:
+        _warned_of.add((steps, num_inference_steps))
+        logger.warning(f"This model has learned to make pictures in {steps} steps, not in {num_inference_steps}.")
 
 
 def check_schedule(unet, scheduler):

@@ -151,8 +151,7 @@ class FlowerDDIMPipeline(PortablePipeline):
             num_inference_steps = self.default_num_inference_steps
         if loading := _from_package("pipelines.loading"):
             loading.check_steps(num_inference_steps, eta, generator, len(latents))
-            loading.check_schedule(self.unet, self.scheduler)
-            loading.warn_of_untested(self.scheduler)
+            loading.check_sampler(self, num_inference_steps, guidance_scale)
         device = self._execution_device
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
@@ -238,7 +237,7 @@ class FlowerDDIMPipeline(PortablePipeline):
         if loading := _from_package("pipelines.loading"):
             loading.check_count("num_inference_steps", num_inference_steps)
             loading.check_count("num_fixed_point_iterations", num_fixed_point_iterations)
-            loading.check_schedule(self.unet, self.scheduler)
+            loading.check_sampler(self, num_inference_steps, guidance_scale)
         device = self._execution_device
         latents = self.preprocess(images).to(device)
         predict = guided(self.unet, device, class_labels, guidance_scale, len(latents))

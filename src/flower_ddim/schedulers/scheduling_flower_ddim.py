@@ -176,7 +176,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         dtype = sample.dtype
         compute_dtype = torch.promote_types(dtype, torch.float32)
         sample, model_output = sample.to(compute_dtype), model_output.to(compute_dtype)
-        pred_original_sample, pred_noise = self._predictions(model_output, sample, signal_rate, noise_rate)
+        pred_original_sample, pred_noise = self.predictions(model_output, sample, signal_rate, noise_rate)
         if self.config.clip_sample:
             limit = self.config.clip_sample_range
             pred_original_sample = pred_original_sample.clamp(-limit, limit)
@@ -235,7 +235,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             pred_original_sample = (prev_sample - prev_noise_rate * model_output) / prev_signal_rate
             guess = signal_rate.clamp(min=SIGNAL_RATE_FLOOR) * pred_original_sample + noise_rate * model_output
         else:
-            pred_original_sample, pred_noise = self._predictions(model_output, sample, signal_rate, noise_rate)
+            pred_original_sample, pred_noise = self.predictions(model_output, sample, signal_rate, noise_rate)
             velocity = signal_rate * pred_noise - noise_rate * pred_original_sample
             cos = prev_signal_rate * signal_rate + prev_noise_rate * noise_rate
             sin = prev_signal_rate * noise_rate - prev_noise_rate * signal_rate
@@ -248,7 +248,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         distances = (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs()
         return self._rates.index_select(1, distances.argmin().reshape(1)).unbind()
 
-    def _predictions(
+    def predictions(
         self, model_output: torch.Tensor, sample: torch.Tensor, signal_rate: torch.Tensor, noise_rate: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predicted image x̂_0 and predicted noise from what the model predicts (`prediction_type`)."""

@@ -24,7 +24,7 @@ class _TrainingParser(Parser, HfArgumentParser):
     """One option for every field of `TrainingConfig`; knows what became of those of diffusers' train_unconditional.py."""
 
     remedies = {
-        "ddpm_num_inference_steps": "samples always take 20 steps, so leave it out.",
+        "ddpm_num_inference_steps": "samples take the steps that the model is for, so leave it out.",
         "ddpm_num_steps": "diffusion time is continuous here and not cut into steps, so leave it out.",
         "enable_xformers_memory_efficient_attention": "PyTorch chooses the fastest attention itself, so leave it out.",
         "local_rank": "accelerate and torchrun tell every process its rank, so leave it out.",
@@ -71,11 +71,12 @@ def parse_config(arguments: list[str], prog: str | None = None) -> TrainingConfi
     if surplus:
         parser.error(f"{surplus[0]}: this belongs to no option; a recipe comes first.")
     config = TrainingConfig(**vars(given))
-    if config.init_from:
+    for name in ("init_from", "teacher"):
         try:
-            config.init_from = model_folder(config.init_from)
+            if getattr(config, name):
+                setattr(config, name, model_folder(getattr(config, name)))
         except ArgumentTypeError as error:
-            parser.error(f"argument --init_from: {error}")
+            parser.error(f"argument --{name}: {error}")
     return config
 
 

@@ -93,8 +93,9 @@ def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[st
     for part, component in components.items():
         saved = json.loads((checkpoint / part / component.config_name).read_text())
         own = json.loads(component.to_json_string())
-        written_on_saving = ("trained_betas", "auto_map")
-        names = sorted(n for n in saved.keys() | own.keys() if not n.startswith("_") and n not in written_on_saving)
+        # Written on saving, or, as the number of steps of a student, follows from the step of the checkpoint.
+        derived = ("trained_betas", "auto_map", "default_num_inference_steps")
+        names = sorted(n for n in saved.keys() | own.keys() if not n.startswith("_") and n not in derived)
         found += [f"{n} {saved.get(n)} there, {own.get(n)} here" for n in names if saved.get(n) != own.get(n)]
     return found
 

@@ -24,6 +24,7 @@ def option(
     return field(default=default, metadata={"help": help, "choices": choices} | facts)
 
 
+OF_STUDENTS = ("teacher_steps", "student_steps", "halving_steps", "teacher_guidance_scale")
 LR_SCHEDULERS = ["constant", "constant_with_warmup", "linear", "cosine"]
 
 
@@ -147,6 +148,20 @@ class TrainingConfig:
         "generates noise. 0 is none.",
         fixed=True,
     )
+    teacher: str | None = option(
+        None, "Saved pipeline whose pictures a student learns to make in fewer steps.", in_card=False
+    )
+    teacher_steps: int = option(
+        16, "Steps of the first teacher, which each halving makes half as many.", at_least=2, fixed=True
+    )
+    student_steps: int = option(4, "Steps of the last student.", at_least=1, fixed=True)
+    halving_steps: int = option(1000, "Optimizer steps of each halving.", at_least=1, fixed=True)
+    teacher_guidance_scale: float | None = option(
+        None,
+        "Guidance of a teacher with classes, which the student has built in; what it recommends.",
+        at_least=0,
+        fixed=True,
+    )
     sync_batchnorm: bool = option(False, "Share batch statistics between processes (GPUs only).")
 
     # Optimization
@@ -233,6 +248,7 @@ class TrainingConfig:
         if self.label_column is not None and not self.class_conditional:
             raise ValueError("`label_column` names the classes of `class_conditional`: give that, too.")
         self._check_sources()
+        self._check_teacher()
         self._check_course()
         self._check_streaming()
 
@@ -257,6 +273,28 @@ class TrainingConfig:
                 "`growth_steps` begins a new network, but that of `init_from` is whole: `--growth_steps 0` takes a recipe's back."
             )
 
+    def _check_teacher(self):
+        """Options of a distillation."""
+        if self.teacher is None:
+            given = [name for name in OF_STUDENTS if getattr(self, name) != getattr(TrainingConfig, name)]
+            if given:
+                raise ValueError(f"`{given[0]}` is for students: name a `teacher`, too.")
+            return
+        says = ("init_from", "model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule")
+        for name in (*says, "prediction_type", "growth_steps", "max_train_steps"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` contradicts `teacher`, which already says that. Leave one of them out.")
+        if 2**self.num_halvings * self.student_steps != self.teacher_steps or not self.num_halvings:
+            raise ValueError(
+                f"`teacher_steps` is {self.teacher_steps} and `student_steps` {self.student_steps}, but each halving makes half as "
+                "many: give two, four, eight, … times as many as the student's."
+            )
+
+    @property
+    def num_halvings(self) -> int:
+        """How often a distillation halves the number of steps."""
+        return (self.teacher_steps // self.student_steps).bit_length() - 1
+
     def _check_course(self):
         """Options that need or exclude one another."""
         if self.overwrite_output_dir and self.resume_from_checkpoint:
@@ -277,7 +315,7 @@ class TrainingConfig:
             raise ValueError(
                 "`streaming` reads the data once through and cannot set some aside: give `--validation_epochs 0`."
             )
-        if self.streaming and self.max_train_steps is None:
+        if self.streaming and self.max_train_steps is None and self.teacher is None:
             raise ValueError("`streaming` does not know how long the data is: give `max_train_steps`.")
 
 

@@ -80,7 +80,8 @@ class OutputFolder:
         for pictures in (config.train_data_dir, config.dataset_name):
             self.check_pictures(pictures)
         if config.overwrite_output_dir:
-            self.check_keeps(init_from=config.init_from, model_config_name_or_path=config.model_config_name_or_path)
+            sources = ("init_from", "teacher", "model_config_name_or_path")
+            self.check_keeps(**{name: getattr(config, name) for name in sources})
         else:
             resumes = config.resume_from_checkpoint is not None
             checkpoints.check_output_dir(self.path, resumes, checkpoint, last_logged)

@@ -51,8 +51,15 @@ class Pictures:
 DRY_RUN_PICTURES = 32
 
 
-def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: int) -> Pictures:
-    """Opens the pictures, and decodes them but for a dry run. `global_batch` is that of an optimizer step over all processes."""
+def load_pictures(
+    config: TrainingConfig, global_batch: int, rank: int, world: int, known_classes: list[str] | None = None
+) -> Pictures:
+    """Opens the pictures, and decodes them but for a dry run.
+
+    Args:
+        global_batch: pictures in an optimizer step over all processes.
+        known_classes: the classes of a teacher, beside which there may be no others.
+    """
     if config.streaming:
         logger.warning(
             f"Streaming: channel statistics come from the first {STREAMING_SHUFFLE_BUFFER} pictures, nothing is set aside, "
@@ -62,10 +69,12 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
         if config.class_conditional:
             column = find_label_column(train, config.label_column)
             names = class_names(train, column)
+            if known_classes and names != known_classes:
+                raise ValueError("`streaming` needs just the classes of `teacher`, in their order: leave it out.")
         stream = StreamedImages(train, config.resolution, config.center_crop, config.seed, rank, world, column)
         return Pictures(None, None, stream, None, stream.channels, *stream.statistics, class_names=names)
     train, validation = _divide(config)
-    classes = _Classes(train, config.label_column) if config.class_conditional else None
+    classes = _Classes(train, config.label_column, known_classes) if config.class_conditional else None
     if classes and validation is not None:
         validation = classes.known(validation)
     sampling = {"batch_size": global_batch, "seed": config.seed, "repeats": config.dataset_repeats}
@@ -101,9 +110,12 @@ def load_pictures(config: TrainingConfig, global_batch: int, rank: int, world: i
 class _Classes:
     """The classes of the pictures to train on."""
 
-    def __init__(self, train: Dataset, column: str | None):
+    def __init__(self, train: Dataset, column: str | None, known: list[str] | None):
         self.column = find_label_column(train, column)
-        self.names = class_names(train, self.column)
+        names = class_names(train, self.column)
+        if known and (others := [name for name in names if name not in known]):
+            raise ValueError(f"`teacher` does not know the class {others[0]!r} of the pictures: leave those out.")
+        self.names = known or names
 
     def indices(self, pictures: Dataset) -> np.ndarray:
         return class_indices(pictures, self.column, self.names)

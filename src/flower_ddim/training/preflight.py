@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from ..data.folders import skipped_by_type
-from .loss import diffusion_loss
 from .trainer import Trainer
 
 
@@ -40,14 +39,15 @@ def _first_samples(trainer: Trainer) -> int:
 
 
 def _seconds_of_a_step(trainer: Trainer) -> float:
-    config, unet = trainer.config, trainer.raw_unet.train()
+    config, learner = trainer.config, trainer.learner
+    unet = learner.raw_unet.train()
     shape = (config.train_batch_size, unet.config.in_channels, config.resolution, config.resolution)
     images, noise = (torch.randn(shape, device=trainer.accelerator.device) for _ in range(2))
     diffusion_time = torch.rand(len(images), device=images.device)
     for _ in range(2):  # the second time everything is warm
         start = time.perf_counter()
         with trainer.accelerator.autocast():
-            loss = diffusion_loss(unet, trainer.scheduler, images, noise, diffusion_time, loss=config.loss)
+            loss = learner.loss(unet, images, noise, diffusion_time)
         loss.backward()
         loss.item()  # waits for the device
     return (time.perf_counter() - start) * config.gradient_accumulation_steps

@@ -25,6 +25,7 @@ from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.compilation import check_compiler
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 from .config import TrainingConfig
+from .distillation import make_student
 from .growth import zero_init_levels
 from .pictures import Pictures
 from .resuming import recorded_options
@@ -86,13 +87,19 @@ def place_network(unet: torch.nn.Module, config: TrainingConfig, accelerator: Ac
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(unet) if config.sync_batchnorm else unet
 
 
-def build_model(config: TrainingConfig, pictures: Pictures) -> tuple[torch.nn.Module, FlowerDDIMScheduler]:
+def build_model(
+    config: TrainingConfig, pictures: Pictures, teacher: FlowerDDIMPipeline | None = None
+) -> tuple[torch.nn.Module, FlowerDDIMScheduler]:
     """The U-Net and the scheduler of a run.
 
-    A new network takes the channel statistics of the pictures. One that is trained further (`init_from`) keeps its own,
-    since its weights know no others.
+    A new network takes the channel statistics of the pictures. One that is trained further (`init_from`), and a student of a
+    teacher, keep those that their weights know.
     """
     channels = pictures.channels
+    if teacher:
+        unet, scheduler = make_student(teacher, config)
+        _check_channels(unet, channels)
+        return unet, scheduler
     if config.init_from:
         pipe = FlowerDDIMPipeline.from_pretrained(config.init_from)
         unet = _with_classes(pipe.unet, pictures.class_names)
@@ -107,11 +114,7 @@ def build_model(config: TrainingConfig, pictures: Pictures) -> tuple[torch.nn.Mo
         statistics = {"image_mean": pictures.mean, "image_std": pictures.std}
         unet = _new_unet(config, channels, statistics, pictures.class_names)
         scheduler = None
-    if unet.config.in_channels != unet.config.out_channels or channels not in (1, unet.config.in_channels):
-        raise ValueError(
-            f"The pictures have {channels} channels, but the network has {unet.config.in_channels} and gives "
-            f"{unet.config.out_channels}: take one that is made for such pictures."
-        )
+    _check_channels(unet, channels)
     # A network of three channels is given grey pictures as coloured ones.
     statistics = {name: values * (unet.config.out_channels // len(values)) for name, values in statistics.items()}
     unet.register_to_config(sample_size=config.resolution, **statistics)
@@ -132,6 +135,14 @@ def build_model(config: TrainingConfig, pictures: Pictures) -> tuple[torch.nn.Mo
         if asked and asked != given:
             raise ValueError(f"`{name}` is {asked}, but the network was made for {given}: take that, or leave it out.")
     return unet, scheduler
+
+
+def _check_channels(unet: torch.nn.Module, channels: int):
+    if unet.config.in_channels != unet.config.out_channels or channels not in (1, unet.config.in_channels):
+        raise ValueError(
+            f"The pictures have {channels} channels, but the network has {unet.config.in_channels} and gives "
+            f"{unet.config.out_channels}: take one that is made for such pictures."
+        )
 
 
 def _with_classes(unet: torch.nn.Module, names: list[str] | None) -> torch.nn.Module:
@@ -195,7 +206,8 @@ def check_length(config: TrainingConfig, total_steps: int):
             f"`growth_steps` leaves nothing of {total_steps:,} steps for the whole network: give smaller numbers."
         )
     untrained = config.ema_max_decay**whole_steps  # of the average, which begins anew whenever the network has grown
-    if config.use_ema and config.ema_power is None and not config.init_from and untrained > 0.05:
+    begins_untrained = not (config.init_from or config.teacher)
+    if config.use_ema and config.ema_power is None and begins_untrained and untrained > 0.05:
         logger.warning(
             f"After {whole_steps:,} steps the average, which is what will be saved, still holds {untrained:.0%} of the untrained "
             "network: add `--ema_power 1 --ema_inv_gamma 9`, or its pictures will be noise."
@@ -218,7 +230,7 @@ def describe(
 ) -> dict:
     """What `training.yaml` records: the resolved options without the token, the size of the task, and the pictures."""
     options = recorded_options(config)
-    sample = torch.zeros(1, unet.config.in_channels, config.resolution, config.resolution)
+    sample = torch.zeros(1, unet.config.in_channels, config.resolution, config.resolution, device=unet.device)
     counted = copy.deepcopy(unet).eval()  # in training mode a forward pass would leave its mark on the statistics
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         counted(sample, 0)
@@ -229,4 +241,6 @@ def describe(
         "pictures_per_optimizer_step": global_batch,
         "pictures_seen": total_steps * global_batch,
     }
-    return {"options": options, "size": size} | ({"pictures": pictures.summary} if pictures.train else {})
+    # A dry run has decoded some of them only, and a stream none.
+    decoded = pictures.train and not config.dry_run
+    return {"options": options, "size": size} | ({"pictures": pictures.summary} if decoded else {})

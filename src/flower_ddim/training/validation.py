@@ -8,25 +8,18 @@ from ..evaluation.features import load_extractor
 from ..evaluation.metrics import KID_SUBSET_SIZE, check_possible, kernel_distance
 from ..evaluation.scoring import generate_with_features, real_features
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
-from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
-from .batches import Batches
 from .config import TrainingConfig
-from .loss import diffusion_loss
+from .learner import Learner
 
 
 @torch.no_grad()
-def validation_losses(
-    networks: dict[str, torch.nn.Module],
-    scheduler: FlowerDDIMScheduler,
-    batches: Batches,
-    accelerator: Accelerator,
-    config: TrainingConfig,
-) -> dict[str, float]:
-    """Losses of networks, by their names, on all validation pictures, with the same noise every time.
+def validation_losses(networks: dict[str, torch.nn.Module], learner: Learner) -> dict[str, float]:
+    """Losses of networks of a learner, by their names, on all validation pictures, with the same noise every time.
 
     Where classes are learned, `NAME_without_labels` is the loss of the same network if it is not told them. Every process must
     call this and gets the same.
     """
+    config, accelerator, batches = learner.config, learner.accelerator, learner.batches
     measured = [(name, network, True) for name, network in networks.items()]
     if config.class_conditional:
         measured += [(f"{name}_without_labels", network, False) for name, network in networks.items()]
@@ -37,7 +30,7 @@ def validation_losses(
         *batch, labels = batches.validation(indices)
         for i, (_, network, is_told) in enumerate(measured):
             with accelerator.autocast():
-                loss = diffusion_loss(network, scheduler, *batch, labels if is_told else None, config.loss)
+                loss = learner.loss(network, *batch, labels if is_told else None)
                 sums[i] += len(indices) * loss
         sums[-1] += len(indices)
     sums = accelerator.reduce(sums, "sum")
@@ -60,7 +53,7 @@ class KidWatch:
         self.real = None  # features, when they are first needed
 
     def __call__(self, pipeline: FlowerDDIMPipeline) -> dict[str, float]:
-        """`kid` and its standard deviation `kid_std`, in 20 steps; every process must call this and learns the result."""
+        """`kid` and its standard deviation `kid_std`, in the model's steps; every process must call this and gets the result."""
         if self.real is None:
             self.real = real_features(self.validation, self.extractor, self.config.eval_batch_size)
         pipeline.set_progress_bar_config(disable=True)

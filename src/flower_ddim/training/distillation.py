@@ -1,0 +1,213 @@
+"""Progressive distillation (Salimans & Ho 2022): a student learns to make in one step what its teacher makes in two.
+
+Then the student is the teacher of the next halving, until it makes an image in as few steps as are wanted. Teacher and student take
+the deterministic steps of the sampler (DDIM, η = 0), and the student is asked only for the times at which it will sample.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from ..models.unet_flower_ddim import FlowerUNet2DModel
+from ..pipelines.class_labels import guided
+from ..pipelines.loading import is_student
+from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
+from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
+from ..storage.checksums import weights_checksum
+from .config import TrainingConfig
+
+
+def load_teacher(config: TrainingConfig) -> tuple[FlowerDDIMPipeline, TrainingConfig]:
+    """The pipeline that `config.teacher` names, and the options with what follows from it: size, classes, and guidance.
+
+    Raises:
+        ValueError: if it cannot be a teacher, or not for such options.
+    """
+    pipe = FlowerDDIMPipeline.from_pretrained(config.teacher)
+    unet = pipe.unet
+    if not isinstance(unet, FlowerUNet2DModel):
+        raise ValueError(
+            f"`teacher` {config.teacher} is a stock UNet2DModel, which cannot say for how many steps it is."
+        )
+    height, width = pipe.latent_shape[1:]
+    if height != width:
+        raise ValueError(
+            f"`teacher` {config.teacher} makes pictures of {height}×{width} pixels: only squares are trained."
+        )
+    guidance_scale = config.teacher_guidance_scale
+    if is_student(unet):
+        built_in = unet.config.distilled_guidance_scale
+        if config.teacher_steps > pipe.default_num_inference_steps:
+            raise ValueError(
+                f"`teacher` {config.teacher} is a student itself, for {pipe.default_num_inference_steps} steps: give no more as "
+                f"`teacher_steps`, not {config.teacher_steps}."
+            )
+        if guidance_scale not in (None, built_in):
+            raise ValueError(
+                f"`teacher` {config.teacher} has guidance {built_in:g} built in: leave `teacher_guidance_scale` out."
+            )
+        guidance_scale = built_in
+    elif guidance_scale is None:
+        guidance_scale = unet.config.default_guidance_scale
+    has_classes = unet.config.num_class_embeds is not None
+    if guidance_scale != 1 and not has_classes:
+        raise ValueError(
+            f"`teacher_guidance_scale` is {guidance_scale:g}, but {config.teacher} knows no classes: leave it out."
+        )
+    if config.class_conditional and not has_classes:
+        raise ValueError(
+            f"`class_conditional` needs a `teacher` with classes, and {config.teacher} knows none: leave it out."
+        )
+    if has_classes and not pipe.labels:
+        raise ValueError(
+            f"The classes of `teacher` {config.teacher} have no names, by which pictures could be told them."
+        )
+    return pipe, replace(
+        config, resolution=height, class_conditional=has_classes, teacher_guidance_scale=float(guidance_scale)
+    )
+
+
+def make_student(teacher: FlowerDDIMPipeline, config: TrainingConfig) -> tuple[FlowerUNet2DModel, FlowerDDIMScheduler]:
+    """A copy of the teacher's network, and the scheduler by which it predicts the velocity, whatever its teacher predicts."""
+    unet = FlowerUNet2DModel.from_config(
+        teacher.unet.config,
+        default_num_inference_steps=config.teacher_steps // 2,
+        default_guidance_scale=1.0,
+        distilled_guidance_scale=config.teacher_guidance_scale,
+    )
+    unet.load_state_dict(teacher.unet.state_dict())
+    return unet, FlowerDDIMScheduler.from_config(teacher.scheduler.config, prediction_type="v_prediction")
+
+
+def freeze_statistics(unet: nn.Module):
+    """Lets BatchNorm compute with its running statistics in training mode, too: those of few times differ from the sampler's."""
+    for module in unet.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+class Distillation:
+    """The teacher of a distillation, and what it teaches.
+
+    Args:
+        teacher: the pipeline to begin with; its network lies where the student's does.
+        scheduler: the student's.
+        config: resolved by [`load_teacher`].
+    """
+
+    def __init__(
+        self,
+        teacher: FlowerDDIMPipeline,
+        scheduler: FlowerDDIMScheduler,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+    ):
+        self.checksum = weights_checksum(teacher.unet.state_dict())
+        self.unet = teacher.unet.requires_grad_(False).eval()
+        self._network = torch.compile(self.unet, dynamic=False) if config.compile else self.unet
+        self.config, self.accelerator = config, accelerator
+        self.scheduler, self._first_scheduler = scheduler, FlowerDDIMScheduler.from_config(teacher.scheduler.config)
+        self._guidance_scale = 1.0 if is_student(self.unet) else config.teacher_guidance_scale
+        self.halving = 0
+
+    @property
+    def student_steps(self) -> int:
+        """In how many steps the student of this halving learns to make an image."""
+        return self.config.teacher_steps // 2 ** (self.halving + 1)
+
+    def begins_halving(self, step: int) -> bool:
+        """Whether the optimizer step `step`, counted from 0, is the first of another halving."""
+        return step // self.config.halving_steps != self.halving
+
+    def promote(self, student: nn.Module):
+        """Makes a copy of the student the teacher of the next halving."""
+        self.unet.load_state_dict(student.state_dict())
+        self.halving += 1
+
+    def resume(self, step: int, teacher: nn.Module):
+        """Goes on after `step` optimizer steps with the weights of the teacher that the last of them had."""
+        self.halving = max(step - 1, 0) // self.config.halving_steps
+        self.unet.load_state_dict(teacher.state_dict())
+
+    def loss(
+        self,
+        student: nn.Module,
+        images: torch.Tensor,
+        noise: torch.Tensor,
+        diffusion_time: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        loss: str = "mse",
+    ) -> torch.Tensor:
+        """Error of the velocity that the student predicts, against that with which one step comes where the teacher's two do.
+
+        The squared error of the velocity weighs that of the image by SNR + 1 (section 4), so that little noise counts, too.
+
+        Args:
+            student, images, noise, class_labels, loss: as for [`flower_ddim.training.loss.diffusion_loss`].
+            diffusion_time: u in [0, 1], shape (B,); the student is asked at the next of its own times above, k/N.
+        """
+        steps = self.student_steps
+        end = (diffusion_time * steps).floor().clamp(max=steps - 1) / steps
+        start = end + 1 / steps
+        signal_rate, noise_rate = self._rates(start)
+        # The sampler begins with noise alone, though the schedule leaves a little signal at u = 1.
+        is_noise = (start == 1).reshape(-1, 1, 1, 1)
+        noisy = torch.where(is_noise, noise, signal_rate * images + noise_rate * noise)
+        target = self.target(noisy, start, end, class_labels)
+        prediction = student(noisy, self._timestep(start), class_labels, return_dict=False)[0].float()
+        return (F.l1_loss if loss == "mae" else F.mse_loss)(prediction, target)
+
+    @torch.no_grad()
+    def target(
+        self,
+        noisy: torch.Tensor,
+        start: torch.Tensor,
+        end: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        num_steps: int = 2,
+    ) -> torch.Tensor:
+        """The velocity with which one step of the sampler comes where `num_steps` of the teacher do (appendix G of the paper).
+
+        Args:
+            noisy: noisy images at the times `start`, shape (B, C, H, W).
+            start, end: diffusion times, shape (B,), of which the ends may be 0.
+        """
+        reached = noisy
+        for i in range(num_steps):
+            times = (start + (end - start) * (i + done) / num_steps for done in (0, 1))
+            reached = self._teacher_step(reached, *times, class_labels)
+        signal_rate, noise_rate = self._rates(start)
+        end_signal_rate, end_noise_rate = self._rates(end)
+        ratio = end_noise_rate / noise_rate
+        image = (reached - ratio * noisy) / (end_signal_rate - ratio * signal_rate)
+        return (signal_rate * noisy - image) / noise_rate
+
+    def _teacher_step(
+        self, sample: torch.Tensor, start: torch.Tensor, end: torch.Tensor, class_labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """A step of the sampler for every image, equation (12) of Song et al. 2020 with η = 0; shapes (B, C, H, W) and (B,)."""
+        is_first = self.halving == 0
+        scale, labels = self._guidance_scale if is_first else 1.0, None
+        if class_labels is not None:
+            null = self.unet.config.num_class_embeds
+            labels = [None if label == null else label for label in class_labels.tolist()]
+            scale = 1.0 if set(labels) == {None} else scale
+        predict = guided(self._network, sample.device, labels, scale, len(sample))
+        with self.accelerator.autocast():
+            model_output = predict(sample, self._timestep(start))
+        scheduler = self._first_scheduler if is_first else self.scheduler
+        image, noise = scheduler.predictions(model_output.float(), sample, *self._rates(start))
+        signal_rate, noise_rate = self._rates(end)
+        return signal_rate * image + noise_rate * noise
+
+    def _timestep(self, diffusion_time: torch.Tensor) -> torch.Tensor:
+        return self.scheduler.schedule.timestep(diffusion_time)
+
+    def _rates(self, diffusion_time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Signal and noise rate, (B, 1, 1, 1); those of u = 0 are 1 and 0, as the sampler ends with the predicted image itself."""
+        shape, is_image = (-1, 1, 1, 1), diffusion_time == 0
+        signal_rate, noise_rate = self.scheduler.schedule.rates(diffusion_time)
+        return signal_rate.masked_fill(is_image, 1).reshape(shape), noise_rate.masked_fill(is_image, 0).reshape(shape)
