@@ -81,6 +81,28 @@ def test_the_card_of_a_model_with_classes_names_them(tmp_path):
     assert "rose, Rose hip, sun-flower." in card
 
 
+def test_the_card_of_a_student_says_what_it_is_for(tmp_path):
+    student = {"distilled_guidance_scale": 2.5, "default_num_inference_steps": 2}
+    pipe = FlowerDDIMPipeline(make_labelled_unet(**student), FlowerDDIMScheduler(prediction_type="v_prediction"))
+    pipe.save_pretrained(tmp_path)
+    options = {"teacher": "/somewhere/teacher", "teacher_steps": 8, "student_steps": 2, "loss": "mse"}
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump({"options": options}))
+    write_model_card(pipe, tmp_path, records=tmp_path, name="mine")
+    card = (tmp_path / "README.md").read_text()
+    assert (
+        "distilled for just so many steps from a teacher that takes 8, and has the guidance 2.5 of that built in"
+        in card
+    )
+    assert 'It knows 3 classes by name: `pipe(class_labels="rose")`.' in card and "/somewhere" not in card
+    assert (
+        "--teacher TEACHER" in card and "| student_steps | 2 |" in card and "no more can be said than the name" in card
+    )
+    assert "The predicted picture after every step" in card and (tmp_path / "steps.png").is_file()
+    options["teacher"] = None
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump({"options": options}))
+    assert "student_steps" not in render_model_card(read(tmp_path), name="mine")
+
+
 def test_metadata_and_tables_hold_the_measured_numbers(folder):
     text = render_model_card(read(folder), "my-flowers", "me/my-flowers", dataset=FLOWERS, license="cc0-1.0")
     card = ModelCard(text)

@@ -13,6 +13,7 @@ import gradio as gr
 import torch
 from diffusers import DiffusionPipeline
 
+from ..pipelines.loading import is_student
 from ..sampling.solvers import SOLVERS
 from .demo import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SHOWN_SIDE, Demo, open_photo
 
@@ -69,13 +70,21 @@ def _steps_slider(demo: Demo) -> gr.Slider:
 
 
 def _class_inputs(demo: Demo) -> list[gr.Dropdown | gr.Slider]:
-    """A list of names and the strength of guidance, for a model that knows classes."""
+    """A list of names and the strength of guidance, for a model that knows classes; a student has that built in."""
     if not demo.pipe.labels:
         return []
     scale = demo.pipe.unet.config.get("default_guidance_scale", 1.0)
     return [
         gr.Dropdown([("any", None), *demo.pipe.labels], value=None, label="Class", elem_id="class"),
-        gr.Slider(0, MAX_GUIDANCE, scale, step=0.25, label="Guidance (1 is none)", elem_id="guidance"),
+        gr.Slider(
+            0,
+            MAX_GUIDANCE,
+            scale,
+            step=0.25,
+            label="Guidance (1 is none)",
+            elem_id="guidance",
+            visible=not is_student(demo.pipe.unet),
+        ),
     ]
 
 

@@ -1,4 +1,5 @@
-"""Measures a model: `reference` once for the real pictures, then `score`, `steps` and `overfitting`.
+"""Measures a model: `reference` once for the real pictures, then `score`, `steps`, `students`,
+`overfitting` and `classes`.
 
 `score_folder` compares images of any origin.
 
@@ -16,7 +17,7 @@ from ..evaluation.features import DEFAULT_EXTRACTOR, load_extractor
 from ..evaluation.memorization import measure_memorization
 from ..evaluation.metrics import KID_SUBSET_SIZE, Reference
 from ..evaluation.noise_levels import loss_by_noise_level
-from ..evaluation.reports import classes_table, memorization_table, score_table, steps_table
+from ..evaluation.reports import classes_table, memorization_table, score_table, steps_table, students_table
 from ..evaluation.scoring import (
     FEW_STEP_SOLVERS,
     STEPS,
@@ -26,6 +27,8 @@ from ..evaluation.scoring import (
     real_images,
     score_folder,
 )
+from ..evaluation.students import SEEDS, TEACHER_STEPS, compare_students
+from ..sampling.generate import noise_of_seeds
 from ..sampling.solvers import SOLVERS
 from ..storage.documents import check_blocks, replace_block
 from ..storage.files import check_output, write_json
@@ -64,6 +67,18 @@ def _parse(arguments, prog):
     _speed_options(steps)
     _comparison_options(steps, "steps.json", "file for the numbers; the figure is beside it, with another ending")
 
+    students = verb("students", "measures students beside their teacher: KID of several sets of images, and time")
+    _model_options(students, num_images=500)
+    students.add_argument("--students", nargs="+", required=True, help="folders of students, or their ids on the Hub")
+    students.add_argument(
+        "--steps", type=int, nargs="+", default=TEACHER_STEPS, help="numbers of steps of the teacher, --model"
+    )
+    students.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, help="first seed of each set, in place of --seed"
+    )
+    _speed_options(students)
+    _comparison_options(students, "students.json", "file for the numbers; two figures are beside it")
+
     overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
     _model_options(overfitting, num_images=500)
     _data_options(overfitting)
@@ -88,9 +103,9 @@ def _parse(arguments, prog):
     _guidance_option(classes)
     classes.add_argument("--output", default="classes.json", help="file for the numbers")
 
-    for options in (score, folder, steps, overfitting, classes):
+    for options in (score, folder, steps, students, overfitting, classes):
         options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
-    for options in (steps, overfitting):
+    for options in (steps, students, overfitting):
         add_format_option(options)
     return parser.parse_args(arguments)
 
@@ -178,6 +193,28 @@ def _steps(args):
         _report(steps_table(result), args, args.output)
 
 
+def _students(args):
+    from ..evaluation.plots import quality_by_steps, write_figure
+    from ..figures import in_few_steps
+
+    options = {name: getattr(args, name) for name in ("num_images", "batch_size", "kid_subset_size", "compile")}
+    options["dtype"] = getattr(torch, args.dtype)
+    reference = Reference.load(args.reference)
+    result = compare_students(args.model, args.students, reference, args.steps, args.seeds, **options)
+    if not PartialState().is_main_process:
+        return
+    write_json(args.output, result)
+    curve, grid = _figures(args)
+    write_figure(quality_by_steps(result["rows"], by="role"), curve)
+    models = {name: FlowerDDIMPipeline.from_pretrained(name) for name in (args.model, *args.students)}
+    for pipe in models.values():
+        pipe.set_progress_bar_config(disable=True)
+    rows = [("teacher", models[args.model], number) for number in args.steps]
+    rows += [("student", models[name], models[name].default_num_inference_steps) for name in args.students]
+    write_figure(in_few_steps(rows, noise_of_seeds(models[args.model], range(args.seeds[0], args.seeds[0] + 8))), grid)
+    _report(students_table(result), args, args.output)
+
+
 def _overfitting(args):
     from ..evaluation.plots import closest_pairs, loss_by_noise, nearest_distances, write_figure
 
@@ -214,8 +251,9 @@ def _overfitting(args):
 
 def _figures(args) -> list[Path]:
     """The files of the figures that a verb draws."""
-    if args.verb == "steps":
-        return [Path(args.output).with_suffix(f".{args.image_format}")]
+    if args.verb in ("steps", "students"):
+        curve = Path(args.output).with_suffix(f".{args.image_format}")
+        return [curve] if args.verb == "steps" else [curve, curve.with_stem(f"{curve.stem}_samples")]
     names = ("loss_by_noise", "closest_pairs", "nearest_distances") if args.verb == "overfitting" else ()
     return [Path(args.output_dir, f"{name}.{args.image_format}") for name in names]
 
@@ -272,6 +310,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         "score": _score,
         "score_folder": _score_images,
         "steps": _steps,
+        "students": _students,
         "overfitting": _overfitting,
         "classes": _classes,
     }

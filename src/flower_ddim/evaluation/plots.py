@@ -18,15 +18,18 @@ def write_figure(figure: Figure, path: str | Path):
         figure.savefig(unfinished)
 
 
-def quality_by_steps(rows: Sequence[dict]) -> Figure:
-    """Plots KID over the number of network evaluations, a curve for each solver, from the rows of `quality_against_steps`."""
+def quality_by_steps(rows: Sequence[dict], by: str = "solver") -> Figure:
+    """Plots KID over the number of network evaluations, a curve for each solver, from the rows of `quality_against_steps`.
+
+    With `by="role"` it plots a curve for teacher and students each, from those of `compare_students`.
+    """
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
-    for solver in dict.fromkeys(row["solver"] for row in rows):
-        mine = [row for row in rows if row["solver"] == solver]
+    for name in dict.fromkeys(row[by] for row in rows):
+        mine = [row for row in rows if row[by] == name]
         numbers = [evaluations(row) for row in mine]
-        mean, std = (np.array([1000 * row["kid"][name] for row in mine]) for name in ("mean", "std"))
-        (line,) = axes.plot(numbers, mean, marker=".", label=solver)
+        mean, std = (np.array([1000 * row["kid"][part] for row in mine]) for part in ("mean", "std"))
+        (line,) = axes.plot(numbers, mean, marker=".", label=name)
         axes.fill_between(numbers, mean - std, mean + std, alpha=0.2, color=line.get_color(), linewidth=0)
     ticks = sorted({row["num_inference_steps"] for row in rows})
     axes.set(xscale="log", xlabel="network evaluations", ylabel="KID × 1000", xticks=ticks, xticklabels=ticks)

@@ -45,6 +45,28 @@ def steps_table(result: dict) -> str:
     return f"{_table(['steps', *solvers], lines)}\n{text}"
 
 
+def students_table(result: dict) -> str:
+    """Writes the result of [`compare_students`]."""
+    head = ["model", "steps", "network evaluations", "KID × 1000", "ms a picture"]
+    lines = [
+        [
+            f"{row['model']} ({row['role']})",
+            str(row["num_inference_steps"]),
+            str(row["network_evaluations"]),
+            _kid_times_1000(row["kid"]),
+            f"{1000 * row['seconds_per_image']:.1f}",
+        ]
+        for row in result["rows"]
+    ]
+    reference, seeds = result["reference"], ", ".join(map(str, result["seeds"]))
+    text = (
+        f"Mean and standard deviation of {len(result['seeds'])} sets of {result['num_images']:,} images (seeds from {seeds}), "
+        f"against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
+        f"{result['feature_extractor']}; {result['dtype']}, batches of {result['batch_size']}, {result['threads']} threads.\n"
+    )
+    return f"{_table(head, lines)}\n{text}"
+
+
 def classes_table(result: dict) -> str:
     """Writes the result of [`measure_classes`], with the classes from the best to the worst."""
     sides = ("generated", "photographs")

@@ -187,11 +187,26 @@ class ScoredModel:
         return {
             **self.record,
             "num_inference_steps": num_inference_steps,
-            "network_evaluations": self._evaluations(pipe, num_inference_steps),
+            "network_evaluations": self.evaluations(pipe, num_inference_steps),
             "scheduler": type(pipe.scheduler).__name__,
             "seconds": round(time.perf_counter() - start, 3),
             **compare(features, self.reference, self.kid_subset_size),
         }
+
+    def kid(self, num_inference_steps: int, seed: int) -> float:
+        """KID of the images with the seeds `seed`, `seed` + 1, …, in place of those of the constructor."""
+        features = self._features(self.pipe, num_inference_steps, seed=seed)
+        return kernel_distance(features, self.reference.features, subset_size=self.kid_subset_size)["mean"]
+
+    def seconds_per_image(self, num_inference_steps: int) -> float:
+        """Time of a batch of images by the clock, divided by their number."""
+        count = min(self.sampling["batch_size"], self.num_images)
+        labels = self.sampling.get("class_labels")
+        options = {name: value for name, value in self.sampling.items() if name == "guidance_scale"}
+        options |= {"class_labels": labels[:count]} if labels else {}
+        start = time.perf_counter()
+        generate_numbers(self.pipe, range(count), 0, num_inference_steps=num_inference_steps, **options)
+        return (time.perf_counter() - start) / count
 
     def quality_against_steps(self, steps: Sequence[int] = STEPS, solvers: Sequence[str] = FEW_STEP_SOLVERS) -> dict:
         """Measures KID for numbers of steps and solvers, always from the same noise.
@@ -205,7 +220,7 @@ class ScoredModel:
             for number in steps:
                 features = self._features(pipe, number)
                 kid = kernel_distance(features, self.reference.features, subset_size=self.kid_subset_size)
-                counts = {"num_inference_steps": number, "network_evaluations": self._evaluations(pipe, number)}
+                counts = {"num_inference_steps": number, "network_evaluations": self.evaluations(pipe, number)}
                 rows.append({"solver": solver, **counts, "kid": kid})
         return {
             **self.record,
@@ -215,12 +230,12 @@ class ScoredModel:
             "rows": rows,
         }
 
-    def _evaluations(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> int:
+    def evaluations(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> int:
         """Network evaluations per image, of which guidance takes two for every one."""
         return network_evaluations(pipe, num_inference_steps) * (1 if self.record.get("guidance_scale", 1) == 1 else 2)
 
-    def _features(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> torch.Tensor:
-        options = self.sampling | {"num_inference_steps": num_inference_steps}
+    def _features(self, pipe: FlowerDDIMPipeline, num_inference_steps: int, **changes) -> torch.Tensor:
+        options = self.sampling | {"num_inference_steps": num_inference_steps} | changes
         return generate_with_features(pipe, self.extractor, self.num_images, self.accelerator, **options)[1]
 
 

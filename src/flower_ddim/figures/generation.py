@@ -30,6 +30,15 @@ def steps(pipe: DiffusionPipeline, latents: torch.Tensor, numbers: Sequence[int]
     return image_grid(list(zip(*columns, strict=True)), column_labels=labels)
 
 
+def in_few_steps(pipes: Iterable[tuple[str, DiffusionPipeline, int]], latents: torch.Tensor) -> Figure:
+    """Draws a row of images for every pipeline, given with label and number of steps, from the same latents (B, C, H, W)."""
+    labels, rows = [], []
+    for label, pipe, number in pipes:
+        labels.append(f"{label}\n{number} step{'s' if number > 1 else ''}")
+        rows.append(generated(pipe, latents, number))
+    return image_grid(rows, row_labels=labels)
+
+
 def interpolation(
     pipe: DiffusionPipeline, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], num_images: int = 11
 ) -> Figure:

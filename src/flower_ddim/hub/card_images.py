@@ -4,6 +4,7 @@ from pathlib import Path
 
 from diffusers.utils import make_image_grid
 
+from ..pipelines.loading import is_student
 from ..pipelines.portable import PortablePipeline
 from ..sampling.generate import COMPARED_STEPS, noise_of_seeds
 from ..storage.files import replacing
@@ -29,15 +30,18 @@ def write_card_images(pipe: PortablePipeline, folder: str | Path, prefix: str = 
 
 
 def _generated(pipe: PortablePipeline) -> dict:
-    """A grid of samples, the same noise in different numbers of steps, and interpolations."""
+    """A grid of samples, the same noise in different numbers of steps, or in each step of a student, and interpolations."""
     latents = noise_of_seeds(pipe, range(16))
     cell = max(96, *pipe.latent_shape[1:])
     samples = pipe(latents=latents).images
-    columns = [pipe(latents=latents[:4], num_inference_steps=number).images for number in COMPARED_STEPS]
+    if is_student(pipe.unet):
+        columns = [pipe.postprocess(state.predicted) for state in pipe.denoise(latents[:4])]
+    else:
+        columns = [pipe(latents=latents[:4], num_inference_steps=number).images for number in COMPARED_STEPS]
     by_steps = [image for row in zip(*columns, strict=True) for image in row]
     strips = [image for i in range(0, 6, 2) for image in pipe.interpolate(*latents[i : i + 2], num_images=11).images]
     return {
         "samples": make_image_grid(samples, rows=2, cols=8, resize=cell),
-        "steps": make_image_grid(by_steps, rows=4, cols=len(COMPARED_STEPS), resize=cell),
+        "steps": make_image_grid(by_steps, rows=4, cols=len(columns), resize=cell),
         "interpolation": make_image_grid(strips, rows=3, cols=11, resize=cell),
     }

@@ -11,7 +11,7 @@ from ..evaluation.metrics import few_pictures
 from ..pipelines.portable import PortablePipeline
 from ..storage.files import write_text
 from ..storage.hub_cards import marked
-from ..training.config import card_options
+from ..training.config import OF_STUDENTS, card_options
 from .card_images import write_card_images
 from .records import ModelRecords
 
@@ -75,6 +75,7 @@ def render_model_card(
         default_steps=records.unet.get("default_num_inference_steps", 20),
         classes=records.unet.get("class_names") or [],
         guidance=f"{records.unet.get('default_guidance_scale', 1.0):g}",
+        student=_student(records, options),
         target=TARGETS[records.scheduler["prediction_type"]],
         training=_training(records, dataset),
         losses=_losses(records),
@@ -99,6 +100,15 @@ def write_model_card(pipe: PortablePipeline, folder: str | Path, records: str | 
     write_text(Path(folder) / "README.md", card)
 
 
+def _student(records: ModelRecords, options: dict) -> dict | None:
+    """What a student was distilled from; `None` for other models."""
+    guidance = records.unet.get("distilled_guidance_scale")
+    if guidance is None:
+        return None
+    steps = records.unet.get("default_num_inference_steps", 20)
+    return {"guidance": f"{guidance:g}", "teacher_steps": options.get("teacher_steps", 2 * steps)}
+
+
 def _size(sample_size) -> str:
     height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
     return f"{width}×{height}"
@@ -117,6 +127,8 @@ def _training(records: ModelRecords, dataset: str | None) -> dict | None:
     words = [["--dataset_name", dataset] if dataset else ["--train_data_dir", "PICTURES"]]
     if continued := bool(options.get("init_from")):
         words.append(["--init_from", "EARLIER_MODEL"])  # and not its name, which may be a path
+    if options.get("teacher"):
+        words.append(["--teacher", "TEACHER"])
     words += [_words({name: value}) for name, value in shown.items() if value != defaults[name]]
     command = " \\\n    ".join(["python scripts/train.py", *map(shlex.join, words), "--output_dir OUT"])
     earlier = [(change["until_step"], _shown(change["options"])) for change in records.training.get("history", [])]
@@ -141,6 +153,8 @@ def _training(records: ModelRecords, dataset: str | None) -> dict | None:
 def _shown(options: dict) -> dict:
     """The options that a card shows, but for paths, which are nobody else's business."""
     shown = {name: options[name] for name in card_options() if options.get(name) is not None}
+    if not options.get("teacher"):
+        shown = {name: value for name, value in shown.items() if name not in OF_STUDENTS}
     return {name: value for name, value in shown.items() if "/" not in str(value)}
 
 
