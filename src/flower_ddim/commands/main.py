@@ -18,6 +18,8 @@ SUBCOMMANDS = {
     "push": "uploads a model to the Hub, with its card, or as a Space",
     "card": "renders the card of a model",
     "convert": "turns weights of the Keras reference into a pipeline",
+    "export": "writes a model as ONNX, for runtimes without PyTorch",
+    "web": "writes a page that generates in the visitor's browser",
     "app": "serves a page to play with a model in the browser",
     "benchmark": "measures speed and memory",
     "info": "shows what the package runs on, and generates a picture",
