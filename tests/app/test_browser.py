@@ -15,7 +15,7 @@ from outside import WITHOUT_PACKAGE, environment_of
 from PIL import Image
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
-from flower_ddim.hub.space import write_space
+from flower_ddim.hub.space import write_gradio_space
 
 
 pytestmark = pytest.mark.browser
@@ -224,7 +224,7 @@ def test_the_bounds_hold_for_requests_that_the_page_would_not_make(page, address
 def test_an_exported_space_serves_the_page_without_the_package(browser, model, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    write_space(FlowerDDIMPipeline.from_pretrained(model), tmp_path / "space", title="Play")
+    write_gradio_space(FlowerDDIMPipeline.from_pretrained(model), tmp_path / "space", title="Play")
     with open(tmp_path / "server.log", "w+") as log:
         command = [*WITHOUT_PACKAGE, tmp_path / "space" / "app.py"]
         process, address = serve(command, environment_of(home, installed=False), log)

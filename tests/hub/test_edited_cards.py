@@ -109,7 +109,7 @@ def test_an_edit_between_check_and_upload_is_noticed(server, saved, tmp_path):
 def test_the_card_of_a_space_is_not_overwritten_either(server, saved, tmp_path):
     server.add("space", "me/play", {"README.md": b"---\nsdk: gradio\n---\n# Come and play\n"})
     before = server.repositories["space", "me/play"].files
-    push = ("push_to_hub.py", saved, "me/play", "--space")
+    push = ("push_to_hub.py", saved, "me/play", "--space", "gradio")
     completed = run_hub_script(*push, hub=server.url, home=tmp_path)
     assert completed.returncode == 1 and "The card of me/play was edited" in completed.stderr.splitlines()[-1]
     assert server.repositories["space", "me/play"].files == before
@@ -122,7 +122,7 @@ def test_the_card_of_a_space_is_not_overwritten_either(server, saved, tmp_path):
 def test_a_space_stays_as_it_was_made(server, saved, tmp_path):
     blank = "---\ntitle: Play\nemoji: 🏃\ncolorFrom: purple\nsdk: gradio\napp_file: app.py\npinned: false\nlicense: mit\n---\n"
     server.add("space", "me/play", {"README.md": blank.encode()})
-    completed = run_hub_script("push_to_hub.py", saved, "me/play", "--space", hub=server.url, home=tmp_path)
+    completed = run_hub_script("push_to_hub.py", saved, "me/play", "--space", "gradio", hub=server.url, home=tmp_path)
     assert completed.returncode == 0, completed.stderr
     card = RepoCard(server.repositories["space", "me/play"].files["README.md"].decode()).data.to_dict()
     kept = {"license": "mit", "emoji": "🏃", "colorFrom": "purple", "pinned": False, "title": "play"}

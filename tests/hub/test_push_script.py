@@ -37,8 +37,9 @@ def test_the_script_verifies_first(server, saved, tmp_path):
 
 
 def test_a_space_holds_the_page_the_model_and_its_requirements(server, saved, tmp_path):
-    completed = run_hub_script("push_to_hub.py", saved, "me/play", "--space", hub=server.url, home=tmp_path)
+    completed = run_hub_script("push_to_hub.py", saved, "me/play", "--space", "gradio", hub=server.url, home=tmp_path)
     assert completed.returncode == 0, completed.stderr
+    assert "its owner needs a paid account; static ones are free" in completed.stdout
     space = server.repositories["space", "me/play"]
     assert space.details["sdk"] == "gradio"
     assert {"README.md", "app.py", "requirements.txt", "model/model_index.json"} < set(space.files)
@@ -49,3 +50,13 @@ def test_a_space_holds_the_page_the_model_and_its_requirements(server, saved, tm
     assert names == {"torch", "diffusers", "accelerate", "safetensors", "numpy", "Pillow", "gradio"}
     assert b"flower_ddim" not in space.files["app.py"]
     assert b"cuda.is_available()" in space.files["app.py"]
+
+
+def test_a_static_space_holds_the_page_with_its_headers(server, saved, tmp_path):
+    completed = run_hub_script("push_to_hub.py", saved, "me/play", "--space", hub=server.url, home=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    space = server.repositories["space", "me/play"]
+    assert space.details["sdk"] == "static"
+    assert {"README.md", "index.html", "runtime.json", "model/unet.onnx", "model/sampler.json"} < set(space.files)
+    card = RepoCard(space.files["README.md"].decode()).data.to_dict()
+    assert card["sdk"] == "static" and card["custom_headers"]["cross-origin-embedder-policy"] == "require-corp"

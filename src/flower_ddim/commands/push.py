@@ -6,12 +6,13 @@ import torch
 
 from .. import FlowerDDIMPipeline
 from ..entrance import Parser, model_folder
-from ..hub.space import write_space
+from ..hub.space import write_gradio_space, write_static_space
 from ..hub.upload import add_choices, prepare_upload, push_pipeline, upload_folder
 from ..storage.hub_cards import choices_on_hub
 from ..storage.hub_client import create_repository
 
 
+SPACES = {"static": write_static_space, "gradio": write_gradio_space}
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}  # of variants, by their usual names
 
 
@@ -34,7 +35,14 @@ def _parse(arguments, prog):
     parser.add_argument("repo_id", help="name of the repository, OWNER/NAME, which is made if it is not there")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry_run", action="store_true", help="check and show what would be uploaded, and stop")
-    parser.add_argument("--space", action="store_true", help="upload a Space with the page of `app` instead")
+    parser.add_argument(
+        "--space",
+        nargs="?",
+        const="static",
+        choices=list(SPACES),
+        help="upload a Space instead: the page of `web`, which runs in the visitor's browser and is free, or with `gradio` that of "
+        "`app`, for which the Hub asks for a paid account",
+    )
     parser.add_argument("--variant", help="variant of the weights to load and upload, such as fp16")
     parser.add_argument("--dataset_name", help="data set on the Hub that it was trained on, for the card")
     parser.add_argument("--license", help="licence of the weights, for the card: an identifier such as cc-by-4.0")
@@ -53,7 +61,11 @@ def _model_options(args) -> dict:
 def _push_from(folder, pipe, args):
     """Writes what is to be uploaded into an empty folder and lists it; a Space is then uploaded from there."""
     if args.space:
-        files = write_space(pipe, folder, title=args.repo_id.rpartition("/")[2])
+        if args.space == "gradio":
+            print(
+                "A Space of Gradio runs on a machine of the Hub, for which its owner needs a paid account; static ones are free."
+            )
+        files = SPACES[args.space](pipe, folder, title=args.repo_id.rpartition("/")[2])
     else:
         files = prepare_upload(pipe, folder, args.repo_id, keep_card=args.keep_card, **_model_options(args))
     for file in files:
@@ -64,7 +76,7 @@ def _push_from(folder, pipe, args):
     if args.dry_run:
         print(f"Nothing was uploaded to the {'private ' if args.private else ''}{kind} {args.repo_id}.")
         return
-    repo_id = create_repository(args.repo_id, private=args.private or None, repo_type=kind)
+    repo_id = create_repository(args.repo_id, private=args.private or None, space_sdk=args.space)
     if not args.keep_card:
         add_choices(folder, choices_on_hub(repo_id, repo_type=kind))
     choice = {"keep_card": args.keep_card, "overwrite_card": args.overwrite_card}

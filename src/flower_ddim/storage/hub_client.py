@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 
 def create_repository(
-    repo_id: str, token: str | None = None, private: bool | None = None, repo_type: str = "model"
+    repo_id: str, token: str | None = None, private: bool | None = None, space_sdk: str | None = None
 ) -> str:
     """Creates the repository where there is none, and returns its full name, owner included.
 
@@ -25,16 +25,16 @@ def create_repository(
 
     Args:
         private: whether a new repository is private; `None` leaves that to the owner's settings.
-        repo_type: `"model"` or `"space"`.
+        space_sdk: what a Space runs on, `"static"` or `"gradio"`; `None` makes a model.
 
     Raises:
         OSError: if the Hub cannot be reached or refuses.
         ValueError: if the Hub does not allow the name.
     """
-    sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+    kind = {"repo_type": "space", "space_sdk": space_sdk} if space_sdk else {}
     with explained(f"The repository {repo_id} cannot be used"):
         api = HfApi(token=token)
-        return api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, **sdk).repo_id
+        return api.create_repo(repo_id, private=private, exist_ok=True, **kind).repo_id
 
 
 @contextmanager
