@@ -51,8 +51,10 @@ test: $(VENV)/.installed-test            ## run the quick tests
 test-all: $(VENV)/.installed-test            ## run all tests but those in a browser
 	$(RUN) -m pytest -m "not browser"
 
-test-browser: $(VENV)/.installed-browser            ## run the tests of the page in Debian's Chromium, installing it where it is missing
-	command -v chromium > /dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install --yes chromium; }
+test-browser: $(VENV)/.installed-browser            ## run the tests of the pages in Debian's Chromium, installing it and node where they are missing
+	command -v chromium > /dev/null && command -v npm > /dev/null || \
+		{ $(SUDO) apt-get update && $(SUDO) apt-get install --yes chromium nodejs npm; }
+	npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund
 	$(RUN) -m pytest -m browser
 
 lint: $(VENV)/.installed-dev            ## check and format the code

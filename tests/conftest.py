@@ -1,6 +1,7 @@
 """Shared real, tiny components, and how scripts are run."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,40 @@ def saved(tmp_path_factory):
     unet = make_unet(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3])
     FlowerDDIMPipeline(unet, FlowerDDIMScheduler()).save_pretrained(folder)
     return folder
+
+
+# A page must load from its own server alone, so the browser is not let any further.
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+# WebGPU computed on the processor, by Chromium's own adapter.
+SOFTWARE_GPU = [
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--ignore-gpu-blocklist",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Debian's, as a function from further options to a browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield lambda *options: playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=[*CHROMIUM_OPTIONS, *options]
+        )
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    with chromium("--disable-gpu") as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def browser_with_gpu(chromium):
+    with chromium(*SOFTWARE_GPU) as browser:
+        yield browser
 
 
 @pytest.fixture

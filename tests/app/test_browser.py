@@ -1,7 +1,6 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright. `make test-browser` installs both and runs this."""
 
 import io
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,19 +18,6 @@ from flower_ddim.hub.space import write_gradio_space
 
 
 pytestmark = pytest.mark.browser
-
-# The page must load from its own server alone, so the browser is not let any further.
-CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

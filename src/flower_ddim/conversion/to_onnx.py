@@ -7,6 +7,9 @@ float64 do not run everywhere. `docs/onnx.md` has a sampler in numpy.
 import io
 import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -145,20 +148,34 @@ def _export(unet: FlowerUNet2DModel) -> bytes:
     }
     if config.num_class_embeds is not None:
         inputs["class_labels"] = torch.zeros(2, dtype=torch.int64)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        _Predictor(network).eval(),
-        tuple(inputs.values()),
-        dynamo=True,
-        verbose=False,
-        opset_version=OPSET,
-        input_names=list(inputs),
-        output_names=["prediction"],
-        dynamic_shapes=tuple({0: "batch"} for _ in inputs),
-    )
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            _Predictor(network).eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=["prediction"],
+            dynamic_shapes=tuple({0: "batch"} for _ in inputs),
+        )
     file = io.BytesIO()
     program.save(file, external_data=False)
     return file.getvalue()
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Spares users what PyTorch's exporter has to say about itself, and of packages that it does not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _store_kernels_as_float16(onnx, model):

@@ -41,7 +41,9 @@ export async function loadRuntime(runtime, kind, onProgress) {
 
 // The network as the function that a sampler calls. `provider` is "wasm" or "webgpu".
 export async function loadNetwork(ort, graph, settings, provider) {
-  const session = await ort.InferenceSession.create(graph, { executionProviders: [provider] });
+  const session = await ort.InferenceSession.create(graph, { executionProviders: [provider] }).catch((error) => {
+    throw new Error(`The model cannot be read (${error.message}).`, { cause: error });
+  });
   const { channels, height, width, frequencies } = settings;
   return async (sample, embedding, labels, count) => {
     const inputs = {

@@ -176,6 +176,7 @@ function pictureOf(seed) {
 
 async function generate() {
   const options = controls();
+  say("Generating …");
   writeLink();
   $("pictures").replaceChildren();
   const seeds = Array.from({ length: options.number }, (_, i) => options.seed + BigInt(i));
