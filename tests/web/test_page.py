@@ -10,9 +10,10 @@ import torch
 from conftest import make_labelled_unet, make_unet, seeds
 from hub_server import run_hub_script
 from PIL import Image
-from web_server import ISOLATION, PACKAGES, RUNTIME, needs_packages, serving
+from web_server import PACKAGES, RUNTIME, needs_packages
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim.web.serving import ISOLATION, serving
 from flower_ddim.web.site import write_site
 
 
@@ -176,8 +177,7 @@ def test_threads_need_the_headers_and_pictures_do_not(visit, folder, pipe):
 
 
 def test_in_a_frame_of_another_site_there_is_one_thread_and_the_same_picture(visit, folder, pipe, tmp_path):
-    headers = ISOLATION | {"Cross-Origin-Resource-Policy": "cross-origin"}
-    with serving(folder, headers) as inside, serving(tmp_path) as outside:
+    with serving(folder, ISOLATION) as inside, serving(tmp_path) as outside:
         inside = inside.replace("127.0.0.1", "localhost")
         (tmp_path / "index.html").write_text(f"<iframe src='{inside}/#seed=7&number=1&steps=2' width=900></iframe>")
         page = visit(outside, strangers=[inside])
@@ -226,7 +226,7 @@ def test_the_runtime_of_a_public_server_is_checked_before_it_runs(visit, browser
     with serving(tmp_path, ISOLATION) as address:
         for spoil in (None, "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
             with browser.new_context() as context:
-                context.route(CDN, lambda route, *, spoil=spoil: give_package(route, spoil))
+                context.route(CDN, lambda route, *, spoil=spoil: give_package(route, spoil=spoil))
                 page = context.new_page()
                 page.goto(f"{address}/#seed=7&number=1&steps=2")
                 if spoil is None:

@@ -12,6 +12,7 @@ MISSING = "–"
 
 
 COMPARISON_TABLES = ("machine", "training", "generation", "startup")
+RUNTIMES_TABLES = ("runtimes-machine", "runtimes")
 SIZES_TABLES = ("sizes-machine", "sizes-training", "sizes-generation")
 
 
@@ -91,6 +92,27 @@ def machine_table(result: dict) -> str:
             ["took", f"{result['seconds'] / 60:.1f} minutes"],
         ],
     )
+
+
+def runtimes_tables(result: dict) -> dict[str, str]:
+    """Writes the tables `RUNTIMES_TABLES`, by name, from the result of `measure_runtimes`."""
+    steps, total = result["num_inference_steps"], sum(result["bytes"].values())
+    lines = [
+        *([f"first picture: {name}", f"{_seconds(values)} s"] for name, values in result["first_picture"].items()),
+        *([f"{name}", f"{_seconds(values)} pictures/s"] for name, values in result["images_per_second"].items()),
+        *(
+            [f"browser, {name}", f"{_seconds(values)} ms a step"]
+            for name, values in result["milliseconds_per_step"].items()
+        ),
+        [
+            "browser, to load",
+            f"{total / 1e6:.1f} MB, of which the model {result['bytes']['model/unet.onnx'] / 1e6:.1f}",
+        ],
+    ]
+    batch, threads = result["settings"]["batch_size"], result["settings"]["threads"]
+    text = f"{steps} steps in float32; {threads} threads, and batches of {batch} for pictures per second.\n"
+    tables = (machine_table(result), f"{_table(['what', 'median (range)'], lines)}\n{text}")
+    return dict(zip(RUNTIMES_TABLES, tables, strict=True))
 
 
 def sizes_tables(result: dict) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Measures speed and memory: `compare` with Keras and diffusers, `sizes` for the cost of larger pictures, networks and batches.
+"""Measures speed and memory: `compare` with Keras and diffusers, `sizes` for the cost of larger pictures, networks and batches,
+`runtimes` for what a model takes without PyTorch: in numpy and in a browser.
 
 The numbers go into a JSON file, their tables into a document. The machine should have nothing else to do.
 """
@@ -8,23 +9,34 @@ from dataclasses import asdict
 
 from ..benchmarks.comparison import ENTRANTS, Settings, compare
 from ..benchmarks.processes import find_tensorflow
-from ..benchmarks.report import COMPARISON_TABLES, SIZES_TABLES, comparison_tables, sizes_tables
+from ..benchmarks.report import (
+    COMPARISON_TABLES,
+    RUNTIMES_TABLES,
+    SIZES_TABLES,
+    comparison_tables,
+    runtimes_tables,
+    sizes_tables,
+)
+from ..benchmarks.runtimes import RuntimeSettings, measure_runtimes
 from ..benchmarks.sizes import SizeSettings, measure_sizes
 from ..entrance import Parser
 from ..machine import describe_machine, usable_cores
 from ..storage.documents import check_blocks, replace_block
 from ..storage.files import check_output, write_json
+from .options import add_model_option
 
 
 def _parse(arguments, prog):
     parser = Parser(prog=prog, description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
 
-    def verb(name, help):
+    def verb(name, help, has_network=True):
         options = verbs.add_parser(name, help=help, description=help)
         options.add_argument("--output", default=f"{name}.json", help="file for the numbers")
         options.add_argument("--document", help="Markdown file to update: its blocks take the tables")
         options.add_argument("--threads", type=int, default=usable_cores(), help="threads of each contender")
+        if not has_network:
+            return options
         options.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
         options.add_argument(
             "--block_out_channels", type=int, nargs="+", default=[32, 64, 96, 128], help="widths of the U-Net"
@@ -49,6 +61,17 @@ def _parse(arguments, prog):
     sizes.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16, 64, 256], help="rising")
     sizes.add_argument("--measured_steps", type=int, default=2, help="steps measured of num_inference_steps")
     sizes.add_argument("--max_seconds", type=float, default=10.0, help="what is expected to take longer is left out")
+
+    runtimes = verb(
+        "runtimes", "sets onnxruntime and a browser beside PyTorch, with the model itself", has_network=False
+    )
+    add_model_option(runtimes)
+    runtimes.add_argument(
+        "--runtime", required=True, help="unpacked npm package onnxruntime-web, as for `flower-ddim web`"
+    )
+    runtimes.add_argument("--script", default="docs/onnx.md", help="Markdown with the sampler in numpy")
+    runtimes.add_argument("--rounds", type=int, default=3, help="turns of each")
+    runtimes.add_argument("--batch_size", type=int, default=16, help="images that are generated at a time")
     return parser.parse_args(arguments)
 
 
@@ -56,7 +79,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     args = _parse(arguments, prog)
     check_output(args.output)
     if args.document:
-        check_blocks(args.document, COMPARISON_TABLES if args.verb == "compare" else SIZES_TABLES)
+        names = {"compare": COMPARISON_TABLES, "sizes": SIZES_TABLES, "runtimes": RUNTIMES_TABLES}
+        check_blocks(args.document, names[args.verb])
     options = {name: value for name, value in vars(args).items() if name not in ("verb", "output", "document")}
     result = {"machine": describe_machine(args.threads)}
     start = time.perf_counter()
@@ -65,6 +89,10 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         settings = Settings(**options)
         result |= compare(settings)
         tables = comparison_tables
+    elif args.verb == "runtimes":
+        settings = RuntimeSettings(**options)
+        result |= measure_runtimes(settings)
+        tables = runtimes_tables
     else:
         settings = SizeSettings(**options)
         result["cells"] = measure_sizes(settings)

@@ -13,6 +13,7 @@ from ..pipelines.inlining import standalone_source
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.files import write_text
 from ..storage.hub_cards import marked
+from ..web.serving import ISOLATION
 from ..web.site import write_site
 
 
@@ -24,13 +25,6 @@ MAIN = """
 if __name__ == "__main__":
     serve_folder(Path(__file__).parent / "model")
 """
-
-# A page has memory that threads share only under the first two headers.
-HEADERS = {
-    "cross-origin-embedder-policy": "require-corp",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "cross-origin",
-}
 
 STATIC_DESCRIPTION = """
 # {title}
@@ -63,7 +57,8 @@ def write_static_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str)
     """Writes the page of [`write_site`] and a `README.md` with its settings into an empty folder; returns the files."""
     folder = Path(folder)
     write_site(pipe, folder)
-    return _with_card(folder, STATIC_DESCRIPTION, title=title, sdk="static", custom_headers=HEADERS)
+    headers = {name.lower(): value for name, value in ISOLATION.items()}
+    return _with_card(folder, STATIC_DESCRIPTION, title=title, sdk="static", custom_headers=headers)
 
 
 def write_gradio_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str) -> list[Path]:
