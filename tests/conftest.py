@@ -161,7 +161,7 @@ def shared_server():
     server.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_script():
     """Runs `scripts/NAME` with arguments in a process of its own; returns it completed, its output as text."""
 

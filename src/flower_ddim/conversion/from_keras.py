@@ -114,7 +114,7 @@ def _state_dict(variables: dict[str, np.ndarray], unet: FlowerUNet2DModel, path)
         found["norm" if kind != "conv2d" else "conv1x1" if is_pointwise else "conv3x3"].append(layer)
 
     state_dict = unet.state_dict()
-    for kind, names in _expected_layers(unet).items():
+    for kind, names in expected_layers(unet).items():
         for position, (ours, suffixes) in enumerate(names):
             layer = found[kind][position] if position < len(found[kind]) else {}
             for index, suffix in enumerate(suffixes):
@@ -134,7 +134,7 @@ def _state_dict(variables: dict[str, np.ndarray], unet: FlowerUNet2DModel, path)
     return state_dict
 
 
-def _expected_layers(unet: FlowerUNet2DModel) -> dict[str, list[tuple[str, tuple[str, str]]]]:
+def expected_layers(unet: FlowerUNet2DModel) -> dict[str, list[tuple[str, tuple[str, str]]]]:
     """Names our layers, and their tensors, in the order of the graph."""
     conv, norm = ("weight", "bias"), ("running_mean", "running_var")
     expected = {"conv1x1": [("conv_in", conv)], "conv3x3": [], "norm": []}
