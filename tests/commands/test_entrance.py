@@ -51,7 +51,7 @@ def test_without_a_subcommand_it_lists_them():
     completed = flower_ddim_command()
     assert completed.returncode == 0 and flower_ddim_command("--help").stdout == completed.stdout
     listed = [line.split()[0] for line in completed.stdout.splitlines() if line.startswith("  ")]
-    expected = "train generate figures interpolate evaluate push card convert app benchmark info"
+    expected = "train generate figures interpolate evaluate push card convert export web app benchmark info"
     assert listed == expected.split()
     for name in listed:
         assert (ROOT / "src" / "flower_ddim" / "commands" / f"{name}.py").is_file()
@@ -89,7 +89,10 @@ def test_usage_names_the_command_that_was_typed(run_script):
         (["train", "--epochs", 8], ["--epochs: did you mean --num_epochs?"]),
         (["train", "--steps", 8], ["--steps: did you mean --max_train_steps?"]),
         (["train", "--ddpm_beta_schedule", "linear"], ["did you mean --schedule?"]),
-        (["train", "--ddpm_num_inference_steps", 50], ["--ddpm_num_inference_steps: samples always take 20 steps"]),
+        (
+            ["train", "--ddpm_num_inference_steps", 50],
+            ["--ddpm_num_inference_steps: samples take the steps that the model is for"],
+        ),
         (["train", "--local_rank", 0], ["accelerate"]),
         (["train", "--ddpm_num_steps", 1000], ["diffusion time is continuous"]),
         (["train", "--enable_xformers_memory_efficient_attention"], ["leave it out"]),

@@ -17,7 +17,7 @@ SUBCOMMANDS = {
     "evaluate": "measures a model: its scores, its steps, what it remembers",
     "push": "uploads a model to the Hub, with its card, or as a Space",
     "card": "renders the card of a model",
-    "convert": "turns weights of the Keras reference into a pipeline",
+    "convert": "turns weights of the book in Keras into a pipeline, or back",
     "export": "writes a model as ONNX, for runtimes without PyTorch",
     "web": "writes a page that generates in the visitor's browser",
     "app": "serves a page to play with a model in the browser",
