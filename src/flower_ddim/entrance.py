@@ -15,7 +15,8 @@ from .memory import keep_freed_memory
 
 
 # What is not installed for everybody -> the extra of this package that brings it. Commands import these inside `main`.
-EXTRAS = {"matplotlib": "figures", "gradio": "app", "h5py": "keras"}
+EXTRAS = {"matplotlib": "figures", "gradio": "app", "h5py": "keras", "keras": "keras"}
+EXTRAS |= {"onnx": "onnx", "onnxscript": "onnx", "playwright": "browser"}
 
 # What an option is called elsewhere -> what it may be called here, of which a parser suggests the first that it knows.
 SYNONYMS = {

@@ -143,7 +143,7 @@ def test_the_way_between_two_pictures_is_that_of_interpolate(visit, address, pip
     page.click("#loop")
     page.wait_for_function("document.querySelector('#way').value == 20")
     page.click("#loop")
-    assert page.get_attribute("#loop", "aria-pressed") == "false"
+    page.wait_for_function("document.querySelector('#loop').ariaPressed === 'false'")
 
 
 def test_every_step_can_be_looked_into(visit, address, pipe):
@@ -188,7 +188,7 @@ def test_in_a_frame_of_another_site_there_is_one_thread_and_the_same_picture(vis
 
 
 def test_classes_and_guidance(visit, tmp_path):
-    pipe = pipeline(make_labelled_unet(default_guidance_scale=2.0))
+    pipe = pipeline(make_labelled_unet(default_guidance_scale=2.1))
     write_site(pipe, tmp_path, RUNTIME)
     with serving(tmp_path) as address:
         page = visit(f"{address}/#seed=7&number=1&steps=3")
@@ -208,8 +208,9 @@ def test_a_student_takes_its_own_steps(visit, tmp_path):
     pipe = pipeline(make_labelled_unet(**student))
     write_site(pipe, tmp_path, RUNTIME)
     with serving(tmp_path) as address:
-        page = visit(f"{address}/#seed=7&number=1&class=1")
+        page = visit(f"{address}/#seed=7&number=1&class=1&steps=50&guidance=9")
         assert_alike(generated(page), expected(pipe, 7, class_labels=1))
+        assert "steps" not in page.get_attribute("#share", "href")
         assert not page.is_visible("#steps") and not page.is_visible("#guidance") and page.is_visible("#class")
 
 
@@ -247,8 +248,8 @@ def test_what_is_wrong_is_told_in_a_sentence(visit, folder, address, tmp_path):
         ("eta", "2", "Fresh noise, η must be a number from 0 to 1."),
     ):
         before = page.input_value(f"#{name}")
-        page.locator(f"#{name}").evaluate("(input, value) => { input.value = value; }", value)
-        page.locator("#controls").evaluate("form => form.dispatchEvent(new Event('submit', {cancelable: true}))")
+        page.fill(f"#{name}", value)
+        page.click("#generate")
         page.locator("#error", has_text=sentence).wait_for()
         page.fill(f"#{name}", before)
     shutil.copytree(folder, tmp_path / "page")
@@ -259,6 +260,39 @@ def test_what_is_wrong_is_told_in_a_sentence(visit, folder, address, tmp_path):
         (tmp_path / "page" / "model" / "unet.onnx").write_bytes(b"half of a file")
         page = visit(broken)
         page.locator("#error", has_text="The model cannot be read").wait_for()
+        (tmp_path / "page" / "model" / "sampler.json").write_text("{")
+        page = visit(broken)
+        page.locator("#error", has_text="model/sampler.json is damaged: write the page again.").wait_for()
+        assert page.inner_text("#status") == "The model is not loaded."
+
+
+def test_a_page_that_is_opened_from_a_file_says_that_it_needs_a_server(visit, folder):
+    page = visit((folder / "index.html").as_uri(), strangers=["file:"])
+    assert "open it through a server" in page.inner_text("#not-running")
+
+
+def test_only_the_newest_request_counts(visit, address, pipe):
+    """Impatient clicks do not queue, a loop ends with whatever is asked next, and there is never more than one."""
+    page = visit(f"{address}/#seed=7&number=2&steps=40")
+    generated(page)
+    for seed in (1, 2, 3):
+        page.fill("#seed", str(seed))
+        page.press("#seed", "Enter")
+    assert_alike(generated(page), expected(pipe, 3, 4, num_inference_steps=40))
+    for _ in range(3):
+        page.click("#loop")
+    page.wait_for_function("document.querySelector('#way').value >= 10")
+    assert page.get_attribute("#loop", "aria-pressed") == "true"
+    page.fill("#seed", "no number")
+    page.press("#seed", "Enter")
+    page.locator("#error", has_text="The seed must be").wait_for()
+    page.wait_for_function("document.querySelector('#loop').ariaPressed === 'false'")
+    assert page.is_visible("#error")
+    page.fill("#seed", "5")
+    page.fill("#number", "1")
+    page.click("#generate")
+    generated(page)
+    assert page.locator("#walk").evaluate("canvas => canvas.width") == 1  # nothing is left of an earlier walk
 
 
 def test_a_browser_without_webassembly_is_told_so(browser, address):

@@ -1,7 +1,6 @@
 """What the page is written from, without a browser."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -45,12 +44,25 @@ def test_another_runtime_is_refused_before_anything_is_written(tmp_path):
     (package / "dist" / "ort.wasm.bundle.min.mjs").write_text("alert()")
     with pytest.raises(ValueError, match="ort.wasm.bundle.min.mjs is missing, or not that of the npm package"):
         write_site(pipe, tmp_path / "page", package)
+    assert not (tmp_path / "page").exists()
+
+
+def test_what_the_user_keeps_in_the_folder_stays(tmp_path):
+    pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "index.html").write_text("of an earlier page, perhaps")
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds other files, such as notes.txt"):
+    (tmp_path / "mine" / "index.html").write_text("of another page")
+    with pytest.raises(ValueError, match=r"holds other files, such as index.html"):
         write_site(pipe, tmp_path / "mine")
-    assert not (tmp_path / "page").exists() and len(list((tmp_path / "mine").iterdir())) == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["index.html"]
+    (tmp_path / "page" / ".git").mkdir(parents=True)
+    for _ in range(2):  # an earlier page may be there
+        write_site(pipe, tmp_path / "page")
+    for name in ("runtime", "model"):
+        (tmp_path / "page" / name).mkdir(exist_ok=True)
+        (tmp_path / "page" / name / "thesis.txt").write_text("years of work")
+        with pytest.raises(ValueError, match=rf"{name} holds other files, such as thesis.txt"):
+            write_site(pipe, tmp_path / "page")
+        (tmp_path / "page" / name / "thesis.txt").unlink()
 
 
 @pytest.mark.browser
@@ -70,7 +82,7 @@ def test_the_hashes_are_those_of_the_package():
 @needs_packages
 def test_a_page_that_is_written_again_keeps_no_runtime_that_it_does_not_use(tmp_path):
     pipe = FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler())
-    write_site(pipe, tmp_path / "page", shutil.copytree(RUNTIME, tmp_path / "package"))
+    write_site(pipe, tmp_path / "page", RUNTIME)
     assert len(list((tmp_path / "page" / "runtime").iterdir())) == 4
     write_site(pipe, tmp_path / "page")
     assert not (tmp_path / "page" / "runtime").exists()

@@ -65,11 +65,12 @@ def measure_runtimes(settings: RuntimeSettings) -> dict:
     """Seconds to the first picture, images per second, and what a step takes in the browser, each for every turn.
 
     Raises:
-        ImportError: without Playwright, naming the extra.
+        ModuleNotFoundError: without Playwright, naming the extra.
         FileNotFoundError: without Chromium.
     """
     if importlib.util.find_spec("playwright") is None:
-        raise ImportError("Playwright drives the browser: pip install 'flower-ddim[browser]'.")
+        hint = "Playwright drives the browser: pip install 'flower-ddim[browser]'."
+        raise ModuleNotFoundError(hint, name="playwright")
     if shutil.which("chromium") is None:
         raise FileNotFoundError("There is no chromium on this machine: install it.")
     script = re.search(r"```python\n(.*?)```", Path(settings.script).read_text(encoding="utf-8"), re.DOTALL)[1]
@@ -128,7 +129,7 @@ def _time_steps(page: Path, settings: RuntimeSettings) -> dict[str, list[float]]
                 for headers in ({}, ISOLATION):
                     with serving(page, headers) as address, browser.new_page() as shown:
                         shown.goto(f"{address}/#seed=0&number=2")
-                        shown.locator("#status", has_text="A step takes").wait_for(timeout=300_000)
+                        shown.locator("#status", has_text="Done.").wait_for(timeout=300_000)
                         threads = shown.evaluate(
                             "crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 4) : 1"
                         )

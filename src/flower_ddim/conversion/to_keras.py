@@ -31,7 +31,7 @@ def export_keras(pipe: FlowerDDIMPipeline, path: str | Path):
     `unet.config.image_mean` and the square of `image_std`.
 
     Raises:
-        ImportError: without Keras, naming the extra.
+        ModuleNotFoundError: without Keras, naming the extra.
         ValueError: for another network, schedule or target than the chapter's, or a path with another ending.
     """
     path = Path(path)
@@ -41,7 +41,8 @@ def export_keras(pipe: FlowerDDIMPipeline, path: str | Path):
     try:
         from .keras_reference import build_network, layers
     except ModuleNotFoundError as error:
-        raise ImportError(f"The conversion needs {error.name}: pip install 'flower-ddim[keras]'.") from error
+        hint = f"The conversion needs {error.name}: pip install 'flower-ddim[keras]'."
+        raise ModuleNotFoundError(hint, name=error.name) from error
     network = build_network(pipe.unet.config.sample_size)
     norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
     convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 
 from ..models.unet_flower_ddim import MAX_FREQUENCY, MIN_FREQUENCY, FlowerUNet2DModel
-from ..pipelines.loading import is_student
+from ..pipelines.loading import check_schedule, is_student
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.files import write_bytes, write_json
 
@@ -45,7 +45,7 @@ def export_onnx(pipe: FlowerDDIMPipeline, out: str | Path, weights: str = "float
         weights: dtype in which the kernels are stored. float16 halves the file; each is cast to float32 before it is used.
 
     Raises:
-        ImportError: without `onnx` and `onnxscript`, naming the extra.
+        ModuleNotFoundError: without `onnx` and `onnxscript`, naming the extra.
         ValueError: for a network, a size or a folder that cannot be exported (into).
     """
     onnx = _onnx()
@@ -67,7 +67,10 @@ def check_folder(folder: Path, names: tuple[str, ...]):
     """Raises a ValueError where something else than these names lies in a folder, or where there is a file in its place."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder.")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in names) if folder.is_dir() else []
+    inside = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    others = sorted(
+        name for name in inside if name not in names and not name.startswith(".")
+    )  # .git, say, may be there
     if others:
         raise ValueError(f"{folder} holds other files, such as {others[0]}: name a new folder, or an empty one.")
 
@@ -76,7 +79,8 @@ def sampler_settings(pipe: FlowerDDIMPipeline) -> dict:
     """What a sampler has to know besides the network, ready for JSON.
 
     - `name`, `channels`, `height`, `width`; `image_mean`, `image_std` of every channel: image = mean + std · latent
-    - `angles`: α at even diffusion times u from 0 to 1, linear in between; the rates are cos α (signal) and sin α (noise)
+    - `angles`: α at even diffusion times u from 0 to 1, linear in between; the rates are cos α (signal) and sin α (noise).
+      That is nearly right for the linear schedule: where the steps do not divide its timesteps, latents are off by some thousandths
     - `frequencies` f of the embedding [sin(2π f v), …, cos(2π f v), …] of the noise power v = sin² α
     - `prediction_type`, `clip_sample_range` (null for none), `num_inference_steps`, `is_student`
     - `class_names` (null without classes), `num_classes` (0 without), which is also the label of no class, and `guidance_scale`
@@ -89,13 +93,13 @@ def sampler_settings(pipe: FlowerDDIMPipeline) -> dict:
     signal_rate, noise_rate = pipe.unet.schedule.rates(times)
     ends = math.log(MIN_FREQUENCY), math.log(MAX_FREQUENCY)
     log_frequencies = torch.linspace(*ends, config.noise_embedding_dim // 2, dtype=torch.float64)
-    statistics = {
-        name: (list(values) if isinstance(values, (list, tuple)) else [values] * channels)
-        for name, values in (("image_mean", config.image_mean), ("image_std", config.image_std))
-    }
+    statistics = {}
+    for name in ("image_mean", "image_std"):
+        values = config[name] if isinstance(config[name], (list, tuple)) else [config[name]]
+        statistics[name] = list(values) * (channels // len(values))  # one number is that of every channel
     names = config.class_names
     return {
-        "name": Path(pipe.name_or_path or "model").name,
+        "name": Path(pipe.name_or_path or "model").resolve().name,
         "channels": channels,
         "height": height,
         "width": width,
@@ -119,6 +123,7 @@ def _check_exportable(pipe: FlowerDDIMPipeline):
         raise ValueError(
             "The sampler is that of a FlowerDDIMScheduler: put one into the pipeline with its `from_config`."
         )
+    check_schedule(pipe.unet, pipe.scheduler)
     shape = pipe.latent_shape
     if (values := math.prod(shape)) % 16:
         raise ValueError(
@@ -131,7 +136,8 @@ def _onnx():
         import onnx
         import onnxscript  # noqa: F401  # what PyTorch's exporter needs
     except ModuleNotFoundError as error:
-        raise ImportError(f"The export needs {error.name}: pip install 'flower-ddim[onnx]'.") from error
+        hint = f"The export needs {error.name}: pip install 'flower-ddim[onnx]'."
+        raise ModuleNotFoundError(hint, name=error.name) from error
     return onnx
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ..conversion.to_onnx import check_folder, export_onnx
+from ..conversion.to_onnx import NETWORK_FILE, SAMPLER_FILE, check_folder, export_onnx
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.files import replacing, write_json
 
@@ -34,13 +34,18 @@ def write_site(
         others: names that may lie in the folder as well.
 
     Raises:
-        ImportError: without what the export needs, naming the extra.
+        ModuleNotFoundError: without what the export needs, naming the extra.
         ValueError: for a model that cannot be exported, another runtime, or a folder with other files.
     """
     out, settings = Path(out), json.loads((STATIC / RUNTIME_FILE).read_text())
-    check_folder(out, (*PARTS, MODEL_FOLDER, RUNTIME_FOLDER, *others))
+    parts = {part["file"] for kind in ("wasm", "webgpu") for part in settings[kind].values()}
+    _check_place(out, parts, others)
     if runtime is not None:
         files = _runtime_files(Path(runtime), settings)
+        if out.resolve() in Path(runtime).resolve().parents:
+            raise ValueError(
+                f"The runtime {runtime} lies in the folder of the page, {out}: name another folder for one of them."
+            )
         settings["base"] = f"{RUNTIME_FOLDER}/"
     export_onnx(pipe, out / MODEL_FOLDER, weights)
     shutil.rmtree(out / RUNTIME_FOLDER, ignore_errors=True)
@@ -50,6 +55,15 @@ def write_site(
     for name in PARTS:
         _copy(STATIC / name, out / name)
     write_json(out / RUNTIME_FILE, settings)
+
+
+def _check_place(out: Path, runtime_parts: set[str], others: tuple[str, ...]):
+    """Raises a ValueError where something else than an earlier page lies in the folder, before that is overwritten."""
+    folders = {MODEL_FOLDER: (NETWORK_FILE, SAMPLER_FILE), RUNTIME_FOLDER: tuple(runtime_parts)}
+    is_page = all((out / name).is_file() for name in PARTS)
+    check_folder(out, (*PARTS, *folders, *others) if is_page else others)
+    for name, files in folders.items():
+        check_folder(out / name, files)
 
 
 def _runtime_files(package: Path, settings: dict) -> list[Path]:

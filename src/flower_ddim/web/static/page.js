@@ -1,54 +1,73 @@
 // The page: reads the controls, lets the sampler generate, and shows what comes out.
 
-import { loadModel, loadNetwork, loadRuntime } from "./network.js";
+import { loadModel, loadNetwork, loadRuntime, sentence } from "./network.js";
 import { Sampler, TorchGenerator, between } from "./sampler.js";
 
 const MAX_DIFFERENCE = 0.01; // of a step on the graphics card from the same on the processor
+const MOVING_STEPS = 5; // at most, while the slider of the walk moves
+const LOOP_PLACES = 40;
+const LINKED = ["seed", "number", "steps", "eta", "class", "guidance"];
 const $ = (id) => document.getElementById(id);
 
-let sampler = null; // once the model is loaded
-let networks = {}; // the network by its provider, as far as loaded
-let loaded = null; // the settings, the graph and runtime.json
-let shown = null; // what the pictures were generated with, and their noise
-let busy = Promise.resolve(); // one generation at a time
+let loaded = null; // runtime.json, the settings of the sampler, and the graph of the network
+let sampler = null; // with the network of the provider in use
+const networks = {}; // by provider, as far as loaded
+let shown = null; // the pictures that are shown: their seeds, their noise, and with what they were generated
 
 function say(text) {
   $("status").textContent = text;
 }
 
-function complain(error) {
-  $("error").textContent = error.message;
-  $("error").hidden = false;
-  $("progress").hidden = true;
+function showProgress(part) {
+  $("progress").hidden = part === null;
+  $("progress").value = part ?? 0;
 }
 
-// Runs work after that under way, with the last error cleared; an error of its own is shown.
-function run(work) {
+// ---- One thing at a time
+
+let newest = 0;
+let busy = Promise.resolve();
+
+// Does what the user asks for, after what is under way. That is given up at its next step: only the newest request counts. `work` is
+// given a function that tells whether it still does.
+function request(work) {
+  const mine = ++newest;
+  const counts = () => mine === newest;
+  $("error").hidden = true;
   busy = busy.then(async () => {
-    $("error").hidden = true;
+    if (!counts()) return;
     try {
-      await work();
+      await work(counts);
     } catch (error) {
-      complain(error);
+      await complain(error);
     }
+    showProgress(null);
   });
   return busy;
+}
+
+async function complain(error) {
+  let text = error.message;
+  if ($("webgpu").checked && !(error instanceof RangeError)) {
+    $("webgpu").checked = false;
+    await useProvider("wasm");
+    text = `The graphics card cannot be used (${sentence(error)}), so the processor goes on.`;
+  }
+  say(sampler ? "" : "The model is not loaded.");
+  $("error").textContent = text;
+  $("error").hidden = false;
 }
 
 // ---- Loading
 
 async function load() {
   if (typeof WebAssembly !== "object") throw new Error("This browser has no WebAssembly, which the model runs on: try a newer one.");
-  const runtime = await (await fetch("runtime.json")).json();
-  // Ten parts of the way are the model's, twenty the runtime's.
-  const model = await loadModel((part) => ($("progress").value = part / 3));
-  loaded = { runtime, ...model };
-  await useProvider("wasm", (part) => ($("progress").value = (1 + 2 * part) / 3));
-  setUp(model.settings);
-  $("progress").hidden = true;
-  for (const id of ["generate", "loop", "inside"]) $(id).disabled = false;
+  // A third of the way is the model's, the rest the runtime's.
+  loaded = await loadModel((part) => showProgress(part / 3));
+  await useProvider("wasm", (part) => showProgress((1 + 2 * part) / 3));
+  setUp(loaded.settings);
   say("Ready.");
-  if (readLink()) await generate();
+  if (readLink()) request(generate);
 }
 
 async function useProvider(provider, onProgress) {
@@ -62,61 +81,66 @@ async function useProvider(provider, onProgress) {
 // Goes over to the graphics card, unless a step there is another one than on the processor.
 async function tryWebGpu() {
   say("Loading what the graphics card needs …");
-  try {
-    await useProvider("webgpu");
-    const noise = new TorchGenerator(0).randn(sampler.size);
-    const [here, there] = [sampler, new Sampler(loaded.settings, networks.wasm)];
-    const outputs = await Promise.all([here, there].map((one) => one.modelOutput(noise, 0.9, null, 1)));
-    const difference = outputs[0].reduce((most, value, i) => Math.max(most, Math.abs(value - outputs[1][i])), 0);
-    if (!(difference < MAX_DIFFERENCE)) throw new Error(`its predictions differ by ${difference.toPrecision(2)}`);
-    say("Pictures are generated on the graphics card.");
-  } catch (error) {
-    await useProvider("wasm");
-    $("webgpu").checked = false;
-    throw new Error(`The graphics card cannot be used (${error.message}), so the processor goes on.`);
-  }
+  await useProvider("webgpu", showProgress);
+  const noise = new TorchGenerator(0).randn(sampler.size);
+  const there = await sampler.modelOutput(noise, 0.9, null, 1);
+  const here = await new Sampler(loaded.settings, networks.wasm).modelOutput(noise, 0.9, null, 1);
+  const difference = there.reduce((most, value, i) => Math.max(most, Math.abs(value - here[i])), 0);
+  if (!(difference < MAX_DIFFERENCE)) throw new Error(`its predictions differ by ${difference.toPrecision(2)}`);
+  say("Pictures are generated on the graphics card.");
+}
+
+async function leaveWebGpu() {
+  await useProvider("wasm");
+  say("Pictures are generated on the processor.");
 }
 
 // Fits the controls to the model.
 function setUp(settings) {
   $("name").textContent = settings.name;
   $("steps").value = settings.num_inference_steps;
+  $("steps").max = Math.max(100, settings.num_inference_steps);
   $("steps-label").hidden = settings.is_student; // it has learned its own number only
   const names = settings.class_names ?? Array.from({ length: settings.num_classes }, (_, i) => String(i));
   $("class").replaceChildren(new Option("any", ""), ...names.map((name, i) => new Option(name, i)));
   $("class-label").hidden = !settings.num_classes;
   $("guidance").value = settings.guidance_scale;
+  $("guidance").max = Math.max(10, settings.guidance_scale);
   $("guidance-label").hidden = !settings.num_classes || settings.is_student;
-  $("webgpu-label").hidden = !navigator.gpu || !loaded.runtime.webgpu;
+  $("webgpu-label").hidden = !navigator.gpu;
+  for (const group of document.querySelectorAll("fieldset")) group.disabled = false;
 }
 
 // ---- Controls and links
 
-function numberIn(id, lowest, highest, whole = true) {
-  const [label, value] = [$(id).labels[0].textContent.trim(), Number($(id).value)];
-  const fits = $(id).value.trim() !== "" && value >= lowest && value <= highest && (!whole || Number.isInteger(value));
-  if (!fits) throw new Error(`${label} must be a ${whole ? "whole number" : "number"} from ${lowest} to ${highest}.`);
+function isOffered(id) {
+  return !$(`${id}-label`).hidden;
+}
+
+function numberIn(id, whole = true) {
+  const input = $(id);
+  const [label, value, lowest, highest] = [input.labels[0].textContent.trim(), Number(input.value), Number(input.min), Number(input.max)];
+  const fits = input.value.trim() !== "" && value >= lowest && value <= highest && (!whole || Number.isInteger(value));
+  if (!fits) throw new RangeError(`${label} must be a ${whole ? "whole number" : "number"} from ${lowest} to ${highest}.`);
   return value;
 }
 
 function controls() {
   const text = $("seed").value.trim();
-  if (!/^\d{1,18}$/.test(text)) throw new Error("The seed must be a whole number from 0, of at most 18 digits.");
+  if (!/^\d{1,18}$/.test(text)) throw new RangeError("The seed must be a whole number from 0, of at most 18 digits.");
   const label = $("class").value === "" ? null : Number($("class").value);
   return {
     seed: BigInt(text),
-    number: numberIn("number", 1, 16),
-    steps: numberIn("steps", 1, 100),
-    eta: numberIn("eta", 0, 1, false),
+    number: numberIn("number"),
+    steps: numberIn("steps"),
+    eta: numberIn("eta", false),
     label,
-    guidanceScale: label === null || loaded.settings.is_student ? 1 : numberIn("guidance", 0, 10, false),
+    guidanceScale: label === null || loaded.settings.is_student ? 1 : numberIn("guidance", false),
   };
 }
 
-const LINKED = ["seed", "number", "steps", "eta", "class", "guidance"];
-
 function writeLink() {
-  const link = new URLSearchParams(LINKED.filter((id) => !$(`${id}-label`)?.hidden).map((id) => [id, $(id).value]));
+  const link = new URLSearchParams(LINKED.filter(isOffered).map((id) => [id, $(id).value]));
   history.replaceState(null, "", `#${link}`);
   $("share").href = `#${link}`;
 }
@@ -124,7 +148,7 @@ function writeLink() {
 // Takes the controls from the address; returns whether it says anything of them.
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
-  for (const id of LINKED) if (link.has(id)) $(id).value = link.get(id);
+  for (const id of LINKED) if (link.has(id) && isOffered(id)) $(id).value = link.get(id);
   return link.has("seed");
 }
 
@@ -144,29 +168,29 @@ function newCanvas(label) {
   return canvas;
 }
 
-// Generates a picture from noise, calling `onState` after every step; returns the time that each took, in milliseconds.
-async function generateOne(noise, generator, options, onState) {
-  const times = [];
-  let start = performance.now();
+// Generates a picture from noise, calling `onState` after every step, as long as the request `counts`; returns whether it did to the
+// end.
+async function generateOne(noise, generator, options, counts, onState) {
   for await (const state of sampler.denoise(noise, { ...options, generator })) {
-    times.push(performance.now() - start);
+    if (!counts()) return false;
     onState(state);
-    await new Promise(requestAnimationFrame); // lets the browser show it
-    start = performance.now();
+    await new Promise((resolve) => setTimeout(resolve)); // lets the browser show it
   }
-  return times;
+  return true;
 }
 
 function pictureOf(seed) {
   const item = document.createElement("li");
   const canvas = newCanvas(`Picture of seed ${seed}`);
   const save = document.createElement("button");
+  save.type = "button";
   save.textContent = `Save ${seed}`;
   save.addEventListener("click", () => {
     canvas.toBlob((blob) => {
       const link = document.createElement("a");
       [link.href, link.download] = [URL.createObjectURL(blob), `seed-${seed}.png`];
       link.click();
+      URL.revokeObjectURL(link.href);
     });
   });
   item.append(canvas, save);
@@ -174,74 +198,96 @@ function pictureOf(seed) {
   return canvas;
 }
 
-async function generate() {
+// The noise of a seed, and the generator that has drawn it and goes on with that of η > 0.
+function noiseOf(seed) {
+  const generator = new TorchGenerator(seed);
+  return { noise: generator.randn(sampler.size), generator };
+}
+
+async function generate(counts) {
   const options = controls();
   say("Generating …");
+  // A walk would end it.
+  const walks = document.querySelectorAll("section fieldset");
+  for (const group of walks) group.disabled = true;
+  try {
+    await generateAll(options, counts);
+  } finally {
+    for (const group of walks) group.disabled = false;
+  }
+}
+
+async function generateAll(options, counts) {
   writeLink();
-  $("pictures").replaceChildren();
   const seeds = Array.from({ length: options.number }, (_, i) => options.seed + BigInt(i));
-  shown = { options, seeds, noises: seeds.map((seed) => new TorchGenerator(seed).randn(sampler.size)) };
+  shown = { options, seeds, noises: seeds.map((seed) => noiseOf(seed).noise) };
+  forgetEarlier(seeds);
   const times = [];
   for (const [i, seed] of seeds.entries()) {
     const canvas = pictureOf(seed);
-    const generator = new TorchGenerator(seed);
-    const noise = generator.randn(sampler.size); // draws on from here where η > 0
-    times.push(
-      ...(await generateOne(noise, generator, options, ({ step, predicted }) => {
-        draw(canvas, predicted);
-        say(`Picture ${i + 1} of ${seeds.length}, step ${step + 1} of ${options.steps}.`);
-      })),
-    );
+    const { noise, generator } = noiseOf(seed);
+    let start = performance.now();
+    const isWhole = await generateOne(noise, generator, options, counts, ({ step, predicted }) => {
+      times.push(performance.now() - start);
+      draw(canvas, predicted);
+      showProgress((i + (step + 1) / options.steps) / seeds.length);
+      start = performance.now();
+    });
+    if (!isWhole) return;
   }
+  const median = times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+  say(`Done. A step takes ${median.toFixed(0)} ms.`);
+}
+
+// Takes away what belongs to earlier pictures, and offers the new ones for the walk and the look inside.
+function forgetEarlier(seeds) {
+  $("pictures").replaceChildren();
+  $("states").hidden = true;
+  $("walk").width = $("walk").height = 1;
+  $("way").value = 0;
   for (const id of ["from", "to", "inside-of"]) $(id).replaceChildren(...seeds.map((seed, i) => new Option(`seed ${seed}`, i)));
   $("to").selectedIndex = Math.min(1, seeds.length - 1);
-  const median = times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
-  say(`A step takes ${median.toFixed(0)} ms.`);
 }
 
 // ---- Walk
 
-let wanted = null; // the place on the way that is to be drawn next
-
-// Draws the picture at a place from 0 (the first noise) to 1 (the second) and 2 (back again); of several requests the last.
-function walkTo(w) {
-  const isWaiting = wanted !== null;
-  wanted = w;
-  if (isWaiting) return busy;
-  return run(async () => {
-    const place = wanted;
-    wanted = null;
-    if (!shown) throw new Error("Generate pictures first.");
-    const { noises, options } = shown;
-    const [from, to] = [noises[$("from").value], noises[$("to").value]];
-    const noise = place <= 1 ? between(from, to, place) : between(to, from, place - 1);
-    let last = null;
-    await generateOne(noise, null, { ...options, eta: 0 }, ({ latents }) => (last = latents));
-    draw($("walk"), last);
-  });
+// Draws the picture at the place of the slider, without fresh noise.
+async function walk(counts, steps = shown?.options.steps) {
+  if (!shown) throw new RangeError("Generate pictures first.");
+  const [from, to] = [shown.noises[$("from").value], shown.noises[$("to").value]];
+  const noise = from === to ? from : between(from, to, $("way").value / 100);
+  await generateOne(noise, null, { ...shown.options, steps, eta: 0 }, counts, ({ predicted }) => draw($("walk"), predicted));
 }
 
-async function loop() {
-  const isOn = $("loop").getAttribute("aria-pressed") === "true";
-  $("loop").setAttribute("aria-pressed", String(!isOn));
-  for (let i = 0; $("loop").getAttribute("aria-pressed") === "true"; i = (i + 1) % 40) {
-    $("way").value = i <= 20 ? 5 * i : 200 - 5 * i;
-    await walkTo(i / 20);
-    if (!$("error").hidden) $("loop").setAttribute("aria-pressed", "false");
+function walkWhileMoving() {
+  const most = loaded.settings.is_student ? Infinity : MOVING_STEPS;
+  request((counts) => walk(counts, shown && Math.min(shown.options.steps, most)));
+}
+
+// Walks there and back, until something else is asked for.
+async function loop(counts) {
+  $("loop").setAttribute("aria-pressed", "true");
+  try {
+    for (let place = 0; counts(); place = (place + 1) % LOOP_PLACES) {
+      $("way").value = 100 * (1 - Math.abs(1 - (2 * place) / LOOP_PLACES));
+      await walk(counts);
+    }
+  } finally {
+    $("loop").setAttribute("aria-pressed", "false");
   }
 }
 
 // ---- Look inside
 
-async function lookInside() {
-  if (!shown) throw new Error("Generate pictures first.");
+async function lookInside(counts) {
+  if (!shown) throw new RangeError("Generate pictures first.");
   const rows = $("states").tBodies[0];
   rows.replaceChildren();
-  $("states").hidden = false;
   const seed = shown.seeds[$("inside-of").value];
-  const generator = new TorchGenerator(seed);
-  const noise = generator.randn(sampler.size);
-  await generateOne(noise, generator, shown.options, (state) => {
+  $("states").caption.textContent = `The steps of seed ${seed}`;
+  $("states").hidden = false;
+  const { noise, generator } = noiseOf(seed);
+  await generateOne(noise, generator, shown.options, counts, (state) => {
     const row = rows.insertRow();
     const numbers = [state.step + 1, ...[state.time, state.signalRate, state.noiseRate].map((value) => value.toFixed(3))];
     for (const text of numbers) row.insertCell().textContent = text;
@@ -257,15 +303,17 @@ async function lookInside() {
 
 $("controls").addEventListener("submit", (event) => {
   event.preventDefault();
-  run(generate);
+  request(generate);
 });
 $("die").addEventListener("click", () => {
   $("seed").value = Math.floor(Math.random() * 1e6);
-  if (sampler) run(generate);
+  request(generate);
 });
-$("webgpu").addEventListener("change", () => run(() => ($("webgpu").checked ? tryWebGpu() : useProvider("wasm"))));
-for (const id of ["way", "from", "to"]) $(id).addEventListener("input", () => walkTo($("way").value / 100));
-$("loop").addEventListener("click", loop);
-$("inside").addEventListener("click", () => run(lookInside));
-addEventListener("hashchange", () => sampler && readLink() && run(generate));
-run(load);
+$("webgpu").addEventListener("change", () => request(() => ($("webgpu").checked ? tryWebGpu() : leaveWebGpu())));
+$("way").addEventListener("input", walkWhileMoving);
+for (const id of ["way", "from", "to"]) $(id).addEventListener("change", () => request(walk));
+$("loop").addEventListener("click", () => request($("loop").getAttribute("aria-pressed") === "true" ? () => {} : loop));
+$("inside").addEventListener("click", () => request(lookInside));
+addEventListener("hashchange", () => sampler && readLink() && request(generate));
+document.documentElement.dataset.running = "";
+request(load);
