@@ -80,8 +80,8 @@ def test_schedule_curves_have_the_values_of_the_formulas():
 def test_corruption_starts_clean_and_ends_in_noise():
     image = np.random.default_rng(0).random((64, 64, 3))
     figure = figures.corruption(image, num_images=5)
-    linear, cosine = panels(figure, columns=5)
-    assert row_labels(figure) == ["linear", "cosine"]
+    linear, cosine, offset = panels(figure, columns=5)
+    assert row_labels(figure) == ["linear", "cosine", "offset\ncosine"]
     assert titles(figure) == ["u = 0", "u = 0.25", "u = 0.5", "u = 0.75", "u = 1"]
     clean = figures.as_pixels(image)
     assert close_pixels(linear[0], clean) and close_pixels(cosine[0], clean)
@@ -92,6 +92,7 @@ def test_corruption_starts_clean_and_ends_in_noise():
     for row in (linear, cosine):
         values = [similarity(panel) for panel in row]
         assert values == sorted(values, reverse=True) and abs(values[-1]) < 0.1
+    assert 0.8 < similarity(offset[0]) < 1 and similarity(offset[4]) > similarity(cosine[4])  # neither end is pure
     assert similarity(cosine[2]) > similarity(linear[2]) + 0.1  # which destroys the image too early
     noise = torch.randn(64, 64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert close_pixels(cosine[4], figures.as_pixels((noise.numpy() + 1) / 2))

@@ -24,19 +24,21 @@ def schedules(num_points: int = 201) -> Figure:
 
 
 def corruption(image, num_images: int = 11, seed: int = 0) -> Figure:
-    """Draws an image under the linear and the cosine schedule at evenly spaced diffusion times, always with the same noise.
+    """Draws an image under every schedule at evenly spaced diffusion times, always with the same noise.
+
+    The last row is the schedule that the model uses, which begins with some noise and ends with some signal.
 
     Maps pixels from [0, 1] to [-1, 1] first, as Ho et al. 2020 do, and clips them for display.
     """
     clean = torch.from_numpy(as_pixels(image) / 127.5 - 1)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed), dtype=clean.dtype)
     times = torch.linspace(0, 1, num_images, dtype=torch.float64)
-    names = ("linear", "cosine")
     rows = []
-    for name in names:
+    for name in SCHEDULES:
         rates = zip(*DiffusionSchedule(name).rates(times), strict=True)
         rows.append([((signal * clean + noise_rate * noise).numpy() + 1) / 2 for signal, noise_rate in rates])
-    return image_grid(rows, row_labels=names, column_labels=[f"u = {u:.2g}" for u in times.tolist()])
+    labels = [name.replace("_", "\n") for name in SCHEDULES]
+    return image_grid(rows, row_labels=labels, column_labels=[f"u = {u:.2g}" for u in times.tolist()])
 
 
 def embedding(embedding_dim: int = 32, num_points: int = 100) -> Figure:
