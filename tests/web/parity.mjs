@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 
 const [folder, text] = process.argv.slice(2);
 const job = JSON.parse(text);
@@ -12,7 +13,7 @@ if (job.draw) {
   console.log(JSON.stringify(job.draw.flatMap((count) => [...generator.randn(count)])));
 } else {
   const { loadNetwork } = await import(join(folder, "network.mjs"));
-  const dist = join(import.meta.dirname, "node_modules", "onnxruntime-web", "dist");
+  const dist = fileURLToPath(new URL("node_modules/onnxruntime-web/dist", import.meta.url));
   const ort = await import(join(dist, "ort.wasm.bundle.min.mjs"));
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = readFileSync(join(dist, "ort-wasm-simd-threaded.wasm")).buffer;
