@@ -135,6 +135,6 @@ def _time_steps(page: Path, settings: RuntimeSettings) -> dict[str, list[float]]
                         )
                         text = shown.inner_text("#status")
                         found.setdefault(f"{threads} thread{'s' if threads > 1 else ''}", []).append(
-                            float(re.search(r"[\d.]+", text)[0])
+                            float(re.search(r"(\d+) ms", text)[1])
                         )
     return found

@@ -84,9 +84,9 @@ class FlowerDDIM(TorchContender):
                 mixed_precision={torch.float32: "no", torch.bfloat16: "bf16"}[self.dtype],
                 compile=self.compiled,
             )
-            trainer = Trainer(config)
-        trainer.unet.train()
-        return lambda: check_loss(trainer.training_step()[0])
+            learner = Trainer(config).learner
+        learner.train_mode()
+        return lambda: check_loss(learner.training_step()[0])
 
     def pipeline(self) -> FlowerDDIMPipeline:
         with tempfile.TemporaryDirectory() as folder:
