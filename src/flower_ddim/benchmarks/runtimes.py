@@ -48,7 +48,7 @@ class RuntimeSettings:
         model: folder of a pipeline.
         runtime: unpacked npm package, see [`write_site`].
         script: Markdown of which the first Python block is a sampler for the folder `my-export`.
-        threads: of PyTorch and onnxruntime, and at most of the browser.
+        threads: of PyTorch and onnxruntime; a browser takes those that it finds.
         rounds: turns of each.
         batch_size: images at a time, for images per second.
     """
@@ -88,7 +88,7 @@ def measure_runtimes(settings: RuntimeSettings) -> dict:
             {name: _time_process(command, folder, settings.threads) for name, command in contenders.items()}
             for _ in range(settings.rounds)
         ]
-        steps = _time_steps(Path(folder, "page"), settings)
+        steps = _time_steps(Path(folder, "page"), settings.rounds)
         page = sorted(path for path in Path(folder, "page").rglob("*") if path.is_file())
         downloaded = {
             path.relative_to(Path(folder, "page")).as_posix(): path.stat().st_size
@@ -117,7 +117,7 @@ def _time_process(command: list[str], folder: str, threads: int) -> tuple[float,
     return first, float(rate)
 
 
-def _time_steps(page: Path, settings: RuntimeSettings) -> dict[str, list[float]]:
+def _time_steps(page: Path, rounds: int) -> dict[str, list[float]]:
     """Milliseconds that a step takes in Chromium without a window, on one thread and on those that the headers allow."""
     from playwright.sync_api import sync_playwright
 
@@ -125,7 +125,7 @@ def _time_steps(page: Path, settings: RuntimeSettings) -> dict[str, list[float]]
     with sync_playwright() as playwright:
         options = {"executable_path": shutil.which("chromium"), "args": ["--no-sandbox", "--disable-gpu"]}
         with playwright.chromium.launch(**options) as browser:
-            for _ in range(settings.rounds):
+            for _ in range(rounds):
                 for headers in ({}, ISOLATION):
                     with serving(page, headers) as address, browser.new_page() as shown:
                         shown.goto(f"{address}/#seed=0&number=2")

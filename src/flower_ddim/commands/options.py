@@ -1,6 +1,7 @@
 """Options of several subcommands."""
 
 from .. import PRETRAINED
+from ..conversion.to_onnx import WEIGHTS
 from ..entrance import Parser, model_folder
 
 
@@ -27,3 +28,12 @@ def add_class_options(parser: Parser, labels: str):
     parser.add_argument("--class_labels", nargs="+", metavar="NAME", help=f"{labels}: names or indices")
     help = "strength of guidance to the class; 1 is none and twice as fast, what the model recommends if left out"
     parser.add_argument("--guidance_scale", type=float, help=help)
+
+
+def add_export_options(parser: Parser, out: str, weights: str):
+    """Adds the model to export, the folder for it, of which `out` says what it holds, and `--weights`, which `weights` explains."""
+    parser.add_argument(
+        "model", type=model_folder, help="folder of a pipeline, id on the Hub, or name of a shipped model"
+    )
+    parser.add_argument("out", help=f"folder for {out}")
+    parser.add_argument("--weights", default="float32", choices=WEIGHTS, help=weights)

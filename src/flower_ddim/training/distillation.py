@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from accelerate import Accelerator
 
 from ..models.unet_flower_ddim import FlowerUNet2DModel
@@ -18,6 +17,7 @@ from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 from ..storage.checksums import weights_checksum
 from .config import TrainingConfig
+from .loss import prediction_error
 
 
 def load_teacher(config: TrainingConfig) -> tuple[FlowerDDIMPipeline, TrainingConfig]:
@@ -158,7 +158,7 @@ class Distillation:
         noisy = torch.where(is_noise, noise, signal_rate * images + noise_rate * noise)
         target = self.target(noisy, start, end, class_labels)
         prediction = student(noisy, self._timestep(start), class_labels, return_dict=False)[0].float()
-        return (F.l1_loss if loss == "mae" else F.mse_loss)(prediction, target)
+        return prediction_error(prediction, target, loss)
 
     @torch.no_grad()
     def target(

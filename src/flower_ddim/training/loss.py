@@ -41,6 +41,11 @@ def diffusion_loss(
     noisy_images = scheduler.add_noise(images, noise, timesteps)
     prediction = unet(noisy_images, timesteps, class_labels, return_dict=False)[0].float()
     target = scheduler.get_target(images, noise, timesteps)
+    return prediction_error(prediction, target, loss)
+
+
+def prediction_error(prediction: torch.Tensor, target: torch.Tensor, loss: str) -> torch.Tensor:
+    """Mean absolute (`"mae"`) or mean squared (`"mse"`) error over batch and pixels, a scalar."""
     error = torch.nn.functional.l1_loss if loss == "mae" else torch.nn.functional.mse_loss
     return error(prediction, target)
 

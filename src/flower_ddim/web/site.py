@@ -38,10 +38,10 @@ def write_site(
         ValueError: for a model that cannot be exported, another runtime, or a folder with other files.
     """
     out, settings = Path(out), json.loads((STATIC / RUNTIME_FILE).read_text())
-    parts = {part["file"] for kind in ("wasm", "webgpu") for part in settings[kind].values()}
-    _check_place(out, parts, others)
+    parts = [part for kind in ("wasm", "webgpu") for part in settings[kind].values()]
+    _check_place(out, tuple(part["file"] for part in parts), others)
     if runtime is not None:
-        files = _runtime_files(Path(runtime), settings)
+        files = _runtime_files(Path(runtime), settings, parts)
         if out.resolve() in Path(runtime).resolve().parents:
             raise ValueError(
                 f"The runtime {runtime} lies in the folder of the page, {out}: name another folder for one of them."
@@ -57,16 +57,16 @@ def write_site(
     write_json(out / RUNTIME_FILE, settings)
 
 
-def _check_place(out: Path, runtime_parts: set[str], others: tuple[str, ...]):
+def _check_place(out: Path, runtime_files: tuple[str, ...], others: tuple[str, ...]):
     """Raises a ValueError where something else than an earlier page lies in the folder, before that is overwritten."""
-    folders = {MODEL_FOLDER: (NETWORK_FILE, SAMPLER_FILE), RUNTIME_FOLDER: tuple(runtime_parts)}
+    folders = {MODEL_FOLDER: (NETWORK_FILE, SAMPLER_FILE), RUNTIME_FOLDER: runtime_files}
     is_page = all((out / name).is_file() for name in PARTS)
     check_folder(out, (*PARTS, *folders, *others) if is_page else others)
     for name, files in folders.items():
         check_folder(out / name, files)
 
 
-def _runtime_files(package: Path, settings: dict) -> list[Path]:
+def _runtime_files(package: Path, settings: dict, parts: list[dict]) -> list[Path]:
     """The files of the runtime in an unpacked npm package; a ValueError if they are not those that the page was made for."""
     wanted = f"the npm package {settings['package']} {settings['version']}"
     remedy = f"`npm pack {settings['package']}@{settings['version']}` fetches it; unpack it and name its folder"
@@ -76,7 +76,6 @@ def _runtime_files(package: Path, settings: dict) -> list[Path]:
         raise ValueError(f"{package} is not {wanted} ({error}): {remedy}.") from error
     if version != settings["version"]:
         raise ValueError(f"{package} is version {version}, not {wanted}: {remedy}.")
-    parts = [part for kind in ("wasm", "webgpu") for part in settings[kind].values()]
     for part in parts:
         path = package / "dist" / part["file"]
         if not path.is_file() or integrity(path) != part["integrity"]:

@@ -220,12 +220,13 @@ async function generate(counts) {
 async function generateAll(options, counts) {
   writeLink();
   const seeds = Array.from({ length: options.number }, (_, i) => options.seed + BigInt(i));
-  shown = { options, seeds, noises: seeds.map((seed) => noiseOf(seed).noise) };
+  const drawn = seeds.map(noiseOf);
+  shown = { options, seeds, noises: drawn.map(({ noise }) => noise) };
   forgetEarlier(seeds);
   const times = [];
   for (const [i, seed] of seeds.entries()) {
     const canvas = pictureOf(seed);
-    const { noise, generator } = noiseOf(seed);
+    const { noise, generator } = drawn[i];
     let start = performance.now();
     const isWhole = await generateOne(noise, generator, options, counts, ({ step, predicted }) => {
       times.push(performance.now() - start);
