@@ -46,5 +46,7 @@ def test_the_wheel_alone_checks_itself_generates_and_trains(tmp_path):
     data = ("--train_data_dir", FLOWERS, "--cache_dir", tmp_path / "cache", "--output_dir", "run")
     said = run_installed("-m", "flower_ddim", "train", "quick", "--dry_run", *data)
     assert "max_train_steps: 600" in said and not (tmp_path / "run").exists()
+    told = "from flower_ddim.extras import install_command; print(install_command('figures'))"
+    assert run_installed("-c", told) == "pip install 'flower-ddim[figures]'\n"
     # What pip has written for the console.
     assert "  generate " in run_installed(tmp_path / "installed" / "bin" / "flower-ddim")

@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from . import pretrained
+from .extras import EXTRAS, install_command
 from .memory import keep_freed_memory
 
-
-# What is not installed for everybody -> the extra of this package that brings it. Commands import these inside `main`.
-EXTRAS = {"matplotlib": "figures", "gradio": "app", "h5py": "keras", "keras": "keras"}
-EXTRAS |= {"onnx": "onnx", "onnxscript": "onnx", "playwright": "browser"}
 
 # What an option is called elsewhere -> what it may be called here, of which a parser suggests the first that it knows.
 SYNONYMS = {
@@ -152,4 +149,4 @@ def run(main: Callable[[], None] | str, prog: str | None = None):
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        sys.exit(f"{prog}: this needs {package}: pip install 'flower-ddim[{EXTRAS[package]}]'.")
+        sys.exit(f"{prog}: this needs {package}: {install_command(EXTRAS[package])}")

@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ from conftest import ROOT, make_labelled_unet, make_unet, seeds
 from PIL import Image
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim.extras import install_command
 
 
 # As where an extra is not installed: Python imports nothing that stands for `None`.
@@ -27,7 +29,9 @@ def test_an_extra_that_is_not_installed_is_named(script, missing, extra):
     command = [sys.executable, "-c", WITHOUT, missing, ROOT / "scripts" / f"{script}.py"]
     completed = subprocess.run(command, capture_output=True, text=True)
     assert completed.returncode == 1 and "Traceback" not in completed.stderr
-    assert completed.stderr.endswith(f"this needs {missing}: pip install 'flower-ddim[{extra}]'.\n")
+    # In a clone; `tests/test_wheel.py` has the command for an installed package.
+    assert completed.stderr.endswith(f"this needs {missing}: {install_command(extra)}\n")
+    assert shlex.split(install_command(extra))[-3:] == [f"{ROOT}[{extra}]", "-c", str(ROOT / "constraints.txt")]
 
 
 def test_generate_writes_a_grid_with_one_seed_an_image(run_script, tmp_path):

@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 
 from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.conversion.to_onnx import export_onnx
+from flower_ddim.extras import install_command
 
 
 def pipeline(unet, **scheduler):
@@ -132,5 +133,5 @@ def test_a_missing_extra_is_named(run_script, tmp_path, saved):
     code += "run_subcommand('export', sys.argv[1:], 'flower-ddim export')"
     completed = run_python(code, saved, tmp_path / "out", home=tmp_path)
     assert completed.returncode == 1 and not (tmp_path / "out").exists()
-    assert completed.stderr.endswith("flower-ddim export: this needs onnxscript: pip install 'flower-ddim[onnx]'.\n")
+    assert completed.stderr.endswith(f"flower-ddim export: this needs onnxscript: {install_command('onnx')}\n")
     assert "Traceback" not in completed.stderr

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..extras import install_command
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..web.serving import ISOLATION, serving
 from ..web.site import write_site
@@ -69,7 +70,7 @@ def measure_runtimes(settings: RuntimeSettings) -> dict:
         FileNotFoundError: without Chromium.
     """
     if importlib.util.find_spec("playwright") is None:
-        hint = "Playwright drives the browser: pip install 'flower-ddim[browser]'."
+        hint = f"Playwright drives the browser: {install_command('browser')}"
         raise ModuleNotFoundError(hint, name="playwright")
     if shutil.which("chromium") is None:
         raise FileNotFoundError("There is no chromium on this machine: install it.")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..extras import install_command
 from ..models.unet_flower_ddim import FlowerUNet2DModel
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.files import replacing
@@ -41,7 +42,7 @@ def export_keras(pipe: FlowerDDIMPipeline, path: str | Path):
     try:
         from .keras_reference import build_network, layers
     except ModuleNotFoundError as error:
-        hint = f"The conversion needs {error.name}: pip install 'flower-ddim[keras]'."
+        hint = f"The conversion needs {error.name}: {install_command('keras')}"
         raise ModuleNotFoundError(hint, name=error.name) from error
     network = build_network(pipe.unet.config.sample_size)
     norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
+from ..extras import install_command
 from ..models.unet_flower_ddim import MAX_FREQUENCY, MIN_FREQUENCY, FlowerUNet2DModel
 from ..pipelines.loading import check_schedule, is_student
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
@@ -136,7 +137,7 @@ def _onnx():
         import onnx
         import onnxscript  # noqa: F401  # what PyTorch's exporter needs
     except ModuleNotFoundError as error:
-        hint = f"The export needs {error.name}: pip install 'flower-ddim[onnx]'."
+        hint = f"The export needs {error.name}: {install_command('onnx')}"
         raise ModuleNotFoundError(hint, name=error.name) from error
     return onnx
 

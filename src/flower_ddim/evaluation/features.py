@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 
+from ..extras import install_command
 from .efficientnet_lite import EfficientNetLite0
 
 
@@ -61,8 +62,8 @@ def load_extractor(name: str = DEFAULT_EXTRACTOR, device: str | torch.device = "
         network = loaders[name](device) if name in loaders else _backbone(name, device)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"The feature extractor {name} needs a package: pip install 'flower-ddim[metrics]', for inception also torch-fidelity "
-            f"({error}). {_OFFLINE if name != DEFAULT_EXTRACTOR else ''}".strip()
+            f"The feature extractor {name} needs a package ({error}). {_OFFLINE if name != DEFAULT_EXTRACTOR else ''} "
+            f"Inception needs torch-fidelity, every extractor: {install_command('metrics')}".replace("  ", " ")
         ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from ..extras import install_command
 from ..storage.files import write_bytes
 
 
@@ -121,7 +122,7 @@ def few_pictures(num_generated: int, num_real: int) -> str | None:
 def check_possible(num_generated: int, num_real: int, needed: int):
     """Raises a ValueError if torchmetrics is missing, or if there are too few pictures for a score: it says how many it needs."""
     if importlib.util.find_spec("torchmetrics") is None:
-        raise ValueError("Scores need the package torchmetrics: pip install 'flower-ddim[metrics]'.")
+        raise ValueError(f"Scores need the package torchmetrics: {install_command('metrics')}")
     if min(num_generated, num_real) < needed:
         raise ValueError(
             f"There are {num_generated} generated and {num_real} real pictures, but this score needs at least {needed} of each: "

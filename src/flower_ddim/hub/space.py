@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import RepoCard, SpaceCardData
 
+from ..extras import install_command
 from ..pipelines.inlining import standalone_source
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.files import write_text
@@ -73,7 +74,7 @@ def write_gradio_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str)
     try:
         gradio_version = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError("A Space is made for the installed Gradio: pip install 'flower-ddim[app]'.") from error
+        raise ValueError(f"A Space is made for the installed Gradio: {install_command('app')}") from error
     pipe.save_pretrained(folder / "model")
     page = Path(__file__).parents[1] / "app" / "page.py"
     (folder / "app.py").write_text(standalone_source(page) + MAIN, encoding="utf-8")

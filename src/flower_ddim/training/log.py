@@ -16,6 +16,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..extras import install_command
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import generate_numbers, spread_classes
 from ..storage.files import read_metrics, replacing, write_text
@@ -138,7 +139,7 @@ def plot_loss(metrics: Path, path: Path):
     try:
         from ..figures.loss import loss_curve
     except ModuleNotFoundError as error:
-        logger.warning(f"No loss curve was drawn ({error}): pip install 'flower-ddim[figures]'.")
+        logger.warning(f"No loss curve was drawn ({error}): {install_command('figures')}")
         return
     with replacing(path) as unfinished:
         loss_curve([metrics]).savefig(unfinished)
