@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 
 def pretrained(name: str) -> str:

@@ -45,12 +45,12 @@ def block(document, name):
 
 def test_numbers_stand_in_the_documents_as_they_were_measured():
     score = json.loads((Path(PRETRAINED) / "metrics.json").read_text())
-    assert block("docs/evaluation.md", "score") == score_table(score)
+    assert block("docs/evaluate.md", "score") == score_table(score)
     steps = json.loads((ROOT / "docs" / "evaluation" / "steps.json").read_text())
-    assert block("docs/evaluation.md", "steps") == steps_table(steps)
+    assert block("docs/evaluate.md", "steps") == steps_table(steps)
     for name, tables in (("compare", comparison_tables), ("sizes", sizes_tables)):
         result = json.loads((ROOT / "docs" / "performance" / f"{name}.json").read_text())
         for mark, table in tables(result).items():
             assert block("docs/performance.md", mark) == table
     report = json.loads((ROOT / "docs" / "evaluation" / "overfitting.json").read_text())["memorization"]
-    assert block("docs/evaluation.md", "overfitting") == memorization_table(report)
+    assert block("docs/evaluate.md", "overfitting") == memorization_table(report)

@@ -10,7 +10,7 @@ from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 
 logger = logging.getLogger(__name__)
 
-# Mean absolute error of predicting zero where a standard normal is asked for: E|ε| = √(2/π).
+# Mean absolute error of predicting zero where the target is standard normal: E|ε| = √(2/π).
 ZERO_NOISE_LOSS = math.sqrt(2 / math.pi)
 
 
