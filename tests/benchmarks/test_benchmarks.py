@@ -32,9 +32,9 @@ def blocks(document):
 def test_the_script_compares_and_fills_every_block_of_the_document(run_script, tmp_path):
     document, output = tmp_path / "performance.md", tmp_path / "new" / "numbers.json"
     document.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in blocks(ROOT / DOCUMENT)))
-    sizes = ["--block_out_channels", 8, 16, "--layers_per_block", 1, "--num_inference_steps", 2, "--threads", 1]
+    sizes = ["--block_out_channels", 8, 16, "--layers_per_block", 1, "--num_inference_steps", 5, "--threads", 1]
     common = [*sizes, "--document", document, "--output", output]
-    who, few_steps = ["flower_ddim-bfloat16", "diffusers-stock"], "flower_ddim-unipc"
+    who, few_steps = ["flower_ddim-bfloat16", "diffusers-stock"], "flower_ddim-student"
     batches = ["--sample_size", 16, "--train_batch_size", 2, "--batch_size", 2, "--rounds", 1]
     run_script("benchmark.py", "compare", *common, "--contenders", *who, few_steps, *batches)
     compared = json.loads(output.read_text())

@@ -85,8 +85,10 @@ def test_the_card_of_a_student_says_what_it_is_for(tmp_path):
     student = {"distilled_guidance_scale": 2.5, "default_num_inference_steps": 2}
     pipe = FlowerDDIMPipeline(make_labelled_unet(**student), FlowerDDIMScheduler(prediction_type="v_prediction"))
     pipe.save_pretrained(tmp_path)
-    options = {"teacher": "/somewhere/teacher", "teacher_steps": 8, "student_steps": 2, "loss": "mse"}
+    # Its training goes on to one step; the card is of these weights.
+    options = {"teacher": "/somewhere/teacher", "teacher_steps": 8, "student_steps": 1, "loss": "mse"}
     (tmp_path / "training.yaml").write_text(yaml.safe_dump({"options": options}))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "images": 320, "loss": 0.000348}\n')
     write_model_card(pipe, tmp_path, records=tmp_path, name="mine")
     card = (tmp_path / "README.md").read_text()
     assert (
@@ -95,8 +97,12 @@ def test_the_card_of_a_student_says_what_it_is_for(tmp_path):
     )
     assert 'It knows 3 classes by name: `pipe(class_labels="rose")`.' in card and "/somewhere" not in card
     assert (
-        "--teacher TEACHER" in card and "| student_steps | 2 |" in card and "no more can be said than the name" in card
+        "--teacher TEACHER" in card
+        and "| student_steps | 2 |" in card
+        and "--student_steps 2" in card
+        and "no more can be said than the name" in card
     )
+    assert "to 10: 0.00035 (mean squared error of the velocity)" in card and "salimans2022progressive" in card
     assert "The predicted picture after every step" in card and (tmp_path / "steps.png").is_file()
     options["teacher"] = None
     (tmp_path / "training.yaml").write_text(yaml.safe_dump({"options": options}))

@@ -78,7 +78,7 @@ def take_turns(settings: Settings, task: str) -> dict[str, dict]:
     with ExitStack() as stack:
         workers = {}
         for name in settings.contenders:
-            if task == "train" and CONTENDERS[name].solver != "ddim":
+            if task == "train" and CONTENDERS[name].step_share < 1:
                 continue
             workers[name] = stack.enter_context(settings.worker(settings.job(name, task)))
             logger.info(f"{task}: {name} is ready after {workers[name].startup_seconds:.1f} s")
@@ -115,7 +115,8 @@ def first_pictures(settings: Settings) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         jobs = {}
         for name in settings.contenders:
-            if CONTENDERS[name].loads and not CONTENDERS[name].compiled:
+            contender = CONTENDERS[name]
+            if contender.loads and not contender.compiled and contender.step_share == 1:
                 job = replace(settings.job(name, "save"), folder=f"{folder}/{name}")
                 settings.worker(job).close()
                 jobs[name] = replace(job, task="first_picture", batch_size=1)

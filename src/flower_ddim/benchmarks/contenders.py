@@ -33,7 +33,7 @@ class Contender:
     compiled: bool = False
     #: Whether it can save a model and load it in another process.
     loads: bool = True
-    #: Sampler, and the share of the steps that it takes. Those with another sampler than "ddim" only generate.
+    #: Sampler, and the share of the steps that it takes. Those that take fewer only generate.
     solver: str = "ddim"
     step_share: float = 1.0
 
@@ -51,6 +51,17 @@ CONTENDERS = {
         compiled=True,
         solver="unipc",
         step_share=0.5,
+    ),
+    "flower_ddim-student-float32": Contender(
+        "flower_ddim, a student in a fifth of the steps", "torch_contenders", "FlowerDDIM", step_share=0.2
+    ),
+    "flower_ddim-student": Contender(
+        "flower_ddim, a student in a fifth of the steps",
+        "torch_contenders",
+        "FlowerDDIM",
+        "bfloat16",
+        compiled=True,
+        step_share=0.2,
     ),
     "keras": Contender("Keras 3 on TensorFlow, graph mode", "keras_contender", "KerasReference"),
     "diffusers-same": Contender("diffusers, the same U-Net", "torch_contenders", "Diffusers", loads=False),

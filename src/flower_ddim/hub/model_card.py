@@ -184,11 +184,15 @@ def _losses(records: ModelRecords) -> list[str]:
         last = losses[-max(1, len(losses) // 10) :]
         since = losses[-len(last) - 1][0] if len(losses) > len(last) else 0
         mean = sum(loss for _, loss in last) / len(last)
-        lines.append(f"Training loss over steps {since + 1:,} to {last[-1][0]:,}: {mean:.3f} ({of}).")
+        lines.append(f"Training loss over steps {since + 1:,} to {last[-1][0]:,}: {_loss(mean)} ({of}).")
     validations = [line["validation_loss_ema"] for line in records.log if "validation_loss_ema" in line]
     if validations:
-        lines.append(f"Loss of the averaged weights on the validation pictures: {validations[-1]:.3f} ({of}).")
+        lines.append(f"Loss of the averaged weights on the validation pictures: {_loss(validations[-1])} ({of}).")
     return lines
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"  # those of students are small
 
 
 def _metrics(evaluation: dict | None) -> list[tuple[str, str]]:

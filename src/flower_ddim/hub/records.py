@@ -50,9 +50,13 @@ class ModelRecords:
             return cls(**described, training=None, log=[], steps=None, images=0, evaluation=None, notes=None)
         records = Path(records)
         checksum = weights_checksum(weights)
+        trained = _training_records(records, checksum)
+        options = (trained["training"] or {}).get("options", {})
+        if options.get("teacher"):  # whose training may have gone on to students of fewer steps
+            options["student_steps"] = described["unet"]["default_num_inference_steps"]
         return cls(
             **described,
-            **_training_records(records, checksum),
+            **trained,
             evaluation=_evaluation(records, checksum),
             notes=_optional(records / "notes.md"),
         )
