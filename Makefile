@@ -20,7 +20,7 @@ flowers: $(VENV)/.installed            ## generate 16 flowers with the shipped m
 train-demo: $(VENV)/.installed            ## train for ten minutes on two CPU cores: demo/samples.png (DATA=folder for your pictures)
 	@echo "recipes/cpu.yaml, shortened to ten minutes on two fast cores. Given thousands of pictures of flowers (DATA=folder) that is enough for"
 	@echo "blurred flowers on a background, and no more. The 128 pictures that come with this repository are so few that the network begins to"
-	@echo "learn them by heart: its samples then look like them. On a slower machine run it again: it goes on where it was. Its samples are noise"
+	@echo "learn them by heart: its samples then look like them. On a slower machine run it again: it goes on where it was. There are no samples"
 	@echo "until the network has grown. Remove the folder demo before you take other pictures."
 	$(RUN) scripts/train.py recipes/cpu.yaml --train_data_dir $(DATA) --output_dir demo --resume_from_checkpoint latest \
 		--growth_steps 650 450 --max_train_steps 2000 --max_train_minutes $(MINUTES) --dataset_repeats 256

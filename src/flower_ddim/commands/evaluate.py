@@ -79,7 +79,9 @@ def _parse(arguments, prog):
     _speed_options(students)
     _comparison_options(students, "students.json", "file for the numbers; two figures are beside it")
 
-    overfitting = verb("overfitting", "sets loss and nearest training images against those of unseen pictures")
+    overfitting = verb(
+        "overfitting", "compares losses and distances to the nearest training images with those of unseen pictures"
+    )
     _model_options(overfitting, num_images=500)
     _data_options(overfitting)
     overfitting.add_argument("--train_split", default="train", help="split of --data that the model was trained on")

@@ -19,7 +19,7 @@ def add_format_option(parser: Parser):
 
 def add_steps_option(parser: Parser):
     """Adds `--num_inference_steps`, which a model recommends where nobody gives it."""
-    help = "network evaluations per image; as many as the model is made for if left out (20 where it does not say)"
+    help = "sampling steps; if left out, as many as the model is made for, or 20"
     parser.add_argument("--num_inference_steps", type=int, help=help)
 
 

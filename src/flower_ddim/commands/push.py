@@ -41,7 +41,7 @@ def _parse(arguments, prog):
         const="static",
         choices=list(SPACES),
         help="upload a Space instead: the page of `web`, which runs in the visitor's browser and is free, or with `gradio` that of "
-        "`app`, for which the Hub asks for a paid account",
+        "`app`, which needs a paid account on the Hub",
     )
     parser.add_argument("--variant", help="variant of the weights to load and upload, such as fp16")
     parser.add_argument("--dataset_name", help="data set on the Hub that it was trained on, for the card")

@@ -91,7 +91,7 @@ class FlowerDDIMPipeline(PortablePipeline):
         Args:
             batch_size: number of images.
             generator: source of the noise, one for all images, or a list of one each: then an image does not depend on the others.
-            num_inference_steps: network evaluations per image, any integer ≥ 1; `None` is what the model is made for, 20 where it
+            num_inference_steps: steps of the sampler, any integer ≥ 1; `None` is what the model is made for, 20 where it
                 does not say.
             eta: η of DDIM in [0, 1]; 0 is deterministic. Other schedulers take only 0.
             latents: noise of shape (batch_size, C, H, W) and unit variance to start from; `batch_size` may then be left at 1.

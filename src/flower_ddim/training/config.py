@@ -110,7 +110,10 @@ class TrainingConfig:
         0, "Optimizer steps between sample grids, where epochs are long; 0 writes none.", at_least=0, in_card=False
     )
     save_model_epochs: int = option(
-        10, "Epochs between copies of the averaged pipeline in output_dir; 0 only the last.", at_least=0, in_card=False
+        10,
+        "Epochs between copies of the averaged pipeline in output_dir; 0 saves only the last one.",
+        at_least=0,
+        in_card=False,
     )
     num_sample_images: int = option(16, "Images in a sample grid.", at_least=1, in_card=False)
     eval_batch_size: int = option(
@@ -158,7 +161,7 @@ class TrainingConfig:
     halving_steps: int = option(1000, "Optimizer steps of each halving.", at_least=1, fixed=True)
     teacher_guidance_scale: float | None = option(
         None,
-        "Guidance of a teacher with classes, which the student has built in; what it recommends.",
+        "Guidance of a teacher with classes, to build into the student; by default what the teacher recommends.",
         at_least=0,
         fixed=True,
     )
@@ -172,7 +175,7 @@ class TrainingConfig:
     max_train_steps: int | None = option(None, "Number of optimizer steps, instead of num_epochs.", at_least=1)
     max_train_minutes: float | None = option(
         None,
-        "Stop after so many minutes, saving all; the course of the training stays that of all steps.",
+        "Stop after this many minutes and save everything; the learning rate is still scheduled over all steps.",
         above=0,
         in_card=False,
     )
@@ -201,7 +204,7 @@ class TrainingConfig:
     )
     ema_max_decay: float = option(0.999, "Decay of the average.")
     ema_power: float | None = option(
-        None, "Power p of the average's warm-up, decay 1 - (1 + step/inv_gamma)^-p; none without."
+        None, "Power p of the average's warm-up, decay 1 - (1 + step/inv_gamma)^-p; without it there is no warm-up."
     )
     ema_inv_gamma: float = option(1.0, "Steps inv_gamma of that warm-up.")
 
