@@ -1,5 +1,6 @@
 """Going on with a training, in this process: as if nothing had happened, or refused with the way out."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -292,3 +293,27 @@ def test_an_added_picture_stops_a_resume_in_plain_words(runs):
     (runs / "20.png").rename(runs / "growing-set" / "20.png")
     with pytest.raises(ValueError, match=r"another training \(the pictures changed: 20, now 21\): give the same"):
         train_here(folder, **options, resume_from_checkpoint="latest")
+
+
+def test_a_finished_run_of_an_earlier_version_gets_the_present_records(runs, trained):
+    """Its U-Net's configuration lacks the newer entries; its state lacks the options, and there is no state beside the pipeline."""
+    folder = runs / "earlier"
+    shutil.copytree(trained, folder)
+    checkpoint = folder / "checkpoint-8"
+    config, state = checkpoint / "unet" / "config.json", checkpoint / "trainer_state.json"
+    newer = ("class_embedding_dim", "class_names", "default_guidance_scale", "num_class_embeds")
+    told = {name: value for name, value in json.loads(config.read_text()).items() if name not in newer}
+    config.write_text(json.dumps(told))
+    then = {name: value for name, value in json.loads(state.read_text()).items() if name not in ("options", "history")}
+    then["sha256"]["unet/config.json"] = hashlib.sha256(config.read_bytes()).hexdigest()
+    del then["sha256"]["training_state.json"]
+    state.write_text(json.dumps(then))
+    for path in (folder / "training_state.json", checkpoint / "training_state.json"):
+        path.unlink()
+    before = metrics(folder), yaml.safe_load((folder / "training.yaml").read_text())["options"]
+    train_here(folder, resume_from_checkpoint="latest")
+    assert (metrics(folder), yaml.safe_load((folder / "training.yaml").read_text())["options"]) == before
+    assert json.loads((folder / "training_state.json").read_text())["step"] == 8
+    assert_same_weights(folder / WEIGHTS, trained / WEIGHTS)
+    records = ModelRecords.read(FlowerDDIMPipeline.from_pretrained(folder), folder)
+    assert records.steps == 8 and records.training["options"]["max_train_steps"] == 8 and len(records.log) == 8

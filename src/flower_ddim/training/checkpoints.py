@@ -1,6 +1,7 @@
 """Checkpoints of a training on disk: complete or absent, never half-written, and checked when they are read."""
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -91,7 +92,10 @@ def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[st
     """What the configurations of the pipeline in a checkpoint have that those of `components`, by name, have not."""
     found = []
     for part, component in components.items():
-        saved = json.loads((checkpoint / part / component.config_name).read_text())
+        # The checkpoint may be older than an argument, which then had the effect that its default has.
+        arguments = inspect.signature(type(component).__init__).parameters.values()
+        defaults = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
+        saved = json.loads(json.dumps(defaults)) | json.loads((checkpoint / part / component.config_name).read_text())
         own = json.loads(component.to_json_string())
         # Written on saving, or, as the number of steps of a student, follows from the step of the checkpoint.
         derived = ("trained_betas", "auto_map", "default_num_inference_steps")
