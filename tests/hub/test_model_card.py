@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,13 +10,14 @@ import yaml
 from conftest import ROOT, make_labelled_unet, make_unet
 from huggingface_hub import ModelCard
 
-from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.hub.model_card import FLOWERS, render_model_card, write_model_card
 from flower_ddim.hub.records import ModelRecords
 from flower_ddim.hub.upload import prepare_upload
 from flower_ddim.storage.checksums import network_weights, weights_checksum
 
 
+MODELS = Path(PRETRAINED).parent
 EVALUATION = {
     "model": "somewhere",
     "num_images": 2000,
@@ -70,6 +72,14 @@ def test_the_shipped_card_is_up_to_date(run_script, tmp_path):
     for line in card.text.splitlines():
         if line.startswith("!["):
             assert (ROOT / line.rpartition("(")[2].rstrip(")")).is_file(), line
+
+
+@pytest.mark.parametrize("name", sorted({path.name for path in MODELS.iterdir()} - {Path(PRETRAINED).name}))
+def test_the_cards_of_the_other_shipped_models_are_up_to_date(name, run_script, tmp_path):
+    run_script("model_card.py", name, "--no_images", "--output", tmp_path / "card.md")
+    remedy = f"render it with `python scripts/model_card.py {name} --no_images --output {MODELS / name}/README.md`"
+    assert (tmp_path / "card.md").read_text() == (MODELS / name / "README.md").read_text(), remedy
+    assert f'from_pretrained(pretrained("{name}"))' in (tmp_path / "card.md").read_text()
 
 
 def test_the_card_of_a_model_with_classes_names_them(tmp_path):

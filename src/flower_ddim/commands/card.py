@@ -17,14 +17,16 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     args = _parse(arguments, prog)
     check_output(args.output)
     folder, output = Path(args.model_dir).resolve(), Path(args.output)
-    shipped = folder == Path(PRETRAINED).resolve() and args.repo_id is None
+    default = Path(PRETRAINED).resolve()
+    shipped = folder.parent == default.parent and args.repo_id is None
+    has_images = shipped and folder == default  # those of the documents
     prefix = f"{output.stem}-"
-    if not (args.no_images or args.images or shipped):
+    if not (args.no_images or args.images or has_images):
         _check_images(output, image_names(prefix).values())
     pipe = FlowerDDIMPipeline.from_pretrained(args.model_dir)
     if args.no_images:
         images = {}
-    elif args.images or shipped:
+    elif args.images or has_images:
         images = dict(zip(IMAGES, args.images or SHIPPED_IMAGES, strict=True))
     else:
         images = write_card_images(pipe, output.parent, prefix)

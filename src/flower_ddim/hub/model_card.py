@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .. import PRETRAINED
 from ..evaluation.metrics import few_pictures
 from ..pipelines.portable import PortablePipeline
 from ..storage.files import write_text
@@ -62,6 +63,7 @@ def render_model_card(
         address=repo_id or name,
         on_hub=repo_id is not None,
         shipped=shipped,
+        is_default=name == Path(PRETRAINED).name,
         load_options=f', variant="{variant}"' if variant else "",
         dataset=dataset,
         is_flowers=dataset == FLOWERS,

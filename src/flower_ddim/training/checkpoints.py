@@ -94,7 +94,9 @@ def differences(checkpoint: Path, components: dict[str, ConfigMixin]) -> list[st
     for part, component in components.items():
         # The checkpoint may be older than an argument, which then had the effect that its default has.
         arguments = inspect.signature(type(component).__init__).parameters.values()
-        defaults = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
+        defaults = {
+            argument.name: argument.default for argument in arguments if argument.default is not argument.empty
+        }
         saved = json.loads(json.dumps(defaults)) | json.loads((checkpoint / part / component.config_name).read_text())
         own = json.loads(component.to_json_string())
         # Written on saving, or, as the number of steps of a student, follows from the step of the checkpoint.
