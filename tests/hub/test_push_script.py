@@ -52,8 +52,9 @@ def test_a_space_holds_the_page_the_model_and_its_requirements(server, saved, tm
     assert b"cuda.is_available()" in space.files["app.py"]
 
 
-def test_a_static_space_holds_the_page_with_its_headers(server, saved, tmp_path):
-    completed = run_hub_script("push_to_hub.py", saved, "me/play", "--space", hub=server.url, home=tmp_path)
+@pytest.mark.parametrize("words", [("me/play", "--space"), ("--space", "me/play")])
+def test_a_static_space_holds_the_page_with_its_headers(words, server, saved, tmp_path):
+    completed = run_hub_script("push_to_hub.py", saved, *words, hub=server.url, home=tmp_path)
     assert completed.returncode == 0, completed.stderr
     space = server.repositories["space", "me/play"]
     assert space.details["sdk"] == "static"

@@ -1,5 +1,6 @@
 """Uploads a model to the Hub, with its card, or as a Space to play with."""
 
+import sys
 import tempfile
 
 import torch
@@ -49,7 +50,11 @@ def _parse(arguments, prog):
     edited = parser.add_mutually_exclusive_group()
     edited.add_argument("--keep_card", action="store_true", help="upload all but the card and its pictures")
     edited.add_argument("--overwrite_card", action="store_true", help="overwrite a card that was edited on the Hub")
-    return parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    # In front of OWNER/NAME, argparse would take that for the kind of the Space.
+    pairs = zip(words, [*words[1:], None], strict=True)
+    words = ["--space=static" if word == "--space" and value not in SPACES else word for word, value in pairs]
+    return parser.parse_args(words)
 
 
 def _model_options(args) -> dict:
