@@ -180,14 +180,17 @@ def _losses(records: ModelRecords) -> list[str]:
     error = {"mae": "mean absolute", "mse": "mean squared"}.get(options.get("loss"), "mean")
     target = TARGETS[records.scheduler["prediction_type"]].removeprefix("the ")
     of = f"{error} error of the {target}"
-    lines = []
-    losses = [(line["step"], line["loss"]) for line in records.log if "loss" in line]
+    lines, first = [], 0
+    if options.get("teacher") and records.steps:  # each halving has another teacher, and so another loss
+        first = (records.steps - 1) // options["halving_steps"] * options["halving_steps"]
+    log = [line for line in records.log if line["step"] > first]
+    losses = [(line["step"], line["loss"]) for line in log if "loss" in line]
     if losses:
         last = losses[-max(1, len(losses) // 10) :]
-        since = losses[-len(last) - 1][0] if len(losses) > len(last) else 0
+        since = losses[-len(last) - 1][0] if len(losses) > len(last) else first
         mean = sum(loss for _, loss in last) / len(last)
         lines.append(f"Training loss over steps {since + 1:,} to {last[-1][0]:,}: {_loss(mean)} ({of}).")
-    validations = [line["validation_loss_ema"] for line in records.log if "validation_loss_ema" in line]
+    validations = [line["validation_loss_ema"] for line in log if "validation_loss_ema" in line]
     if validations:
         lines.append(f"Loss of the averaged weights on the validation pictures: {_loss(validations[-1])} ({of}).")
     return lines
