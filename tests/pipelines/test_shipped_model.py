@@ -9,7 +9,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from flower_ddim import PRETRAINED, FlowerDDIMPipeline
+from flower_ddim import PRETRAINED, FlowerDDIMPipeline, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,14 @@ def test_swapping_the_scheduler_warns_of_nothing(shipped, caplog):
     for stock in (DDIMScheduler, DPMSolverMultistepScheduler):
         stock.from_config(shipped.scheduler.config)
     assert "not expected" not in caplog.text
+
+
+def test_the_shipped_student_makes_its_teachers_pictures_in_four_steps(shipped):
+    student = load_pipeline(pretrained("flower-ddim-64-4"))
+    latents = torch.randn(4, *shipped.latent_shape, generator=torch.Generator().manual_seed(0))
+    wanted = shipped(latents=latents, output_type="pt").images
+    found = student(latents=latents, output_type="pt").images
+    assert student.num_timesteps == 4
+    hurried = shipped(latents=latents, num_inference_steps=4, output_type="pt").images
+    distances = [(images - wanted).square().mean().sqrt() for images in (found, hurried)]
+    assert distances[0] < 0.5 * distances[1]

@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from flower_ddim import PRETRAINED
 from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
-from flower_ddim.evaluation.reports import memorization_table, score_table, steps_table
+from flower_ddim.evaluation.reports import memorization_table, score_table, steps_table, students_table
 from flower_ddim.storage.documents import replace_block
 
 
@@ -46,6 +46,8 @@ def block(document, name):
 def test_numbers_stand_in_the_documents_as_they_were_measured():
     score = json.loads((Path(PRETRAINED) / "metrics.json").read_text())
     assert block("docs/evaluate.md", "score") == score_table(score)
+    students = json.loads((ROOT / "docs" / "evaluation" / "students.json").read_text())
+    assert block("docs/few-steps.md", "students") == students_table(students)
     steps = json.loads((ROOT / "docs" / "evaluation" / "steps.json").read_text())
     assert block("docs/evaluate.md", "steps") == steps_table(steps)
     for name, tables in (("compare", comparison_tables), ("sizes", sizes_tables)):
