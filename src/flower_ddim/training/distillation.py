@@ -82,6 +82,11 @@ def make_student(teacher: FlowerDDIMPipeline, config: TrainingConfig) -> tuple[F
     return unet, FlowerDDIMScheduler.from_config(teacher.scheduler.config, prediction_type="v_prediction")
 
 
+def halving_of(step: int, halving_steps: int) -> int:
+    """The halving, counted from 0, that the weights after `step` optimizer steps are of."""
+    return max(step - 1, 0) // halving_steps
+
+
 def freeze_statistics(unet: nn.Module):
     """Lets BatchNorm compute with its running statistics in training mode, too: those of few times differ from the sampler's."""
     for module in unet.modules():
@@ -129,7 +134,7 @@ class Distillation:
 
     def resume(self, step: int, teacher: nn.Module):
         """Goes on after `step` optimizer steps with the weights of the teacher that the last of them had."""
-        self.halving = max(step - 1, 0) // self.config.halving_steps
+        self.halving = halving_of(step, self.config.halving_steps)
         self.unet.load_state_dict(teacher.state_dict())
 
     def loss(
