@@ -15,7 +15,6 @@ from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.data.decoding import decode_images
 from flower_ddim.data.sources import open_dataset
 from flower_ddim.machine import usable_cores
-from flower_ddim.training.growth import finest_level_at
 from flower_ddim.training.loss import ZERO_NOISE_LOSS
 from flower_ddim.training.trainer import Trainer
 
@@ -107,58 +106,6 @@ def test_spread_times_are_even_in_every_share_of_the_batch_and_uniform_over_the_
         assert gaps.max() < 2.1 / share.shape[1]  # 16 independent times leave a gap of 3.4/16 on average
     histogram = torch.histc(times[:, 0], bins=4, min=0, max=1)
     assert histogram.min() >= 4 and len(set(times[:, 0].tolist())) == 50
-
-
-def test_a_growing_network_begins_with_pooled_pictures_and_its_coarse_levels(runs):
-    options = {"block_out_channels": [8, 8, 16], "growth_steps": [2, 1], "max_train_steps": 5}
-    options |= {"checkpointing_steps": 2, "checkpoints_total_limit": 0}
-    trainer = Trainer(small_config(runs / "growing", **options))
-    whole = Trainer(small_config(runs / "whole", max_train_steps=5))
-    for step, side in ((1, 4), (2, 8)):
-        reduction = 2 ** finest_level_at(step, options["growth_steps"])
-        pooled, noise, *_ = trainer.learner.batches.training(step, reduction=reduction)
-        images, *_ = whole.learner.batches.training(step)
-        assert torch.allclose(pooled, torch.nn.functional.avg_pool2d(images, 16 // side), atol=1e-6)
-        assert noise.shape == pooled.shape and noise.std().item() == pytest.approx(side / 16, rel=0.05)
-    for after, before in zip(
-        trainer.learner.batches.training(3, 0)[:3], whole.learner.batches.training(3, 0)[:3], strict=True
-    ):
-        assert torch.equal(after, before)
-    bodies = [
-        unet.down_blocks[0].resnets[0].conv2.weight
-        for unet in (trainer.learner.raw_unet, trainer.learner.ema.averaged)
-    ]
-    trainer.learner.unet.train()
-    for _ in range(3):
-        trainer.learner.training_step()
-    assert not any(torch.count_nonzero(body) for body in bodies)
-    assert all(  # begun anew for the whole network
-        torch.equal(average, trainer.learner.raw_unet.state_dict()[name])
-        for name, average in trainer.learner.ema.averaged.state_dict().items()
-    )
-    trainer.learner.training_step()
-    assert all(torch.count_nonzero(body) for body in bodies)
-
-
-def test_while_it_grows_a_network_is_neither_validated_nor_sampled(runs):
-    options = {"growth_steps": [8], "max_train_steps": 15, "dataset_repeats": 1, "validation_epochs": 1}
-    folder = train_here(runs / "unseen", **options, save_images_epochs=1)
-    assert list(metrics(folder, "validation_loss")) == [14, 15]
-    assert [path.name for path in (folder / "samples").iterdir()] == ["epoch-0002.png"]
-    stopped = train_here(runs / "stopped", **options, max_train_minutes=1e-9)
-    assert (stopped / "model_index.json").exists() and not (stopped / "samples.png").exists()
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"growth_steps": [2, 1]}, "`growth_steps` has 2 numbers"),
-        ({"growth_steps": [8]}, "nothing of 8 steps"),
-    ],
-)
-def test_a_growth_that_does_not_fit_is_explained(runs, options, message):
-    with pytest.raises(ValueError, match=message):
-        Trainer(small_config(runs / "unfit", **options))
 
 
 def test_recorded_losses(runs):
