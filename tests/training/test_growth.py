@@ -65,8 +65,7 @@ def test_a_growing_network_begins_with_pooled_pictures_and_its_coarse_levels(run
     trainer = Trainer(small_config(runs / "growing", **options))
     whole = Trainer(small_config(runs / "whole", max_train_steps=5))
     for step, side in ((1, 4), (2, 8)):
-        reduction = 2 ** finest_level_at(step, options["growth_steps"])
-        pooled, noise, *_ = trainer.learner.batches.training(step, reduction=reduction)
+        pooled, noise, *_ = trainer.learner.batches.training(step)
         images, *_ = whole.learner.batches.training(step)
         assert torch.allclose(pooled, torch.nn.functional.avg_pool2d(images, 16 // side), atol=1e-6)
         assert noise.shape == pooled.shape and noise.std().item() == pytest.approx(side / 16, rel=0.05)

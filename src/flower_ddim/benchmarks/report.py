@@ -13,6 +13,7 @@ MISSING = "–"
 
 COMPARISON_TABLES = ("machine", "training", "generation", "startup")
 RUNTIMES_TABLES = ("runtimes-machine", "runtimes")
+DEVICE_TABLES = ("device-machine", "device-training", "device-generation")
 SIZES_TABLES = ("sizes-machine", "sizes-training", "sizes-generation")
 
 
@@ -26,6 +27,23 @@ def comparison_tables(result: dict) -> dict[str, str]:
         startup_table(result),
     )
     return dict(zip(COMPARISON_TABLES, tables, strict=True))
+
+
+def device_tables(result: dict) -> dict[str, str]:
+    """Writes the tables `DEVICE_TABLES`, by name, from the result of `device`."""
+    head = ["computes in", "images at a time", "images/s, median (range)"]
+    tables = [machine_table(result)]
+    for task in ("training", "generation"):
+        lines = [
+            [
+                row["mode"].replace("-", ", "),
+                str(row["batch_size"]),
+                f"{row['images_per_second']:,.0f} ({row['slowest']:,.0f} to {row['fastest']:,.0f})",
+            ]
+            for row in result["device"][task]
+        ]
+        tables.append(_table(head, lines))
+    return dict(zip(DEVICE_TABLES, tables, strict=True))
 
 
 def throughput_table(rows: dict[str, dict], passes: int) -> str:
@@ -83,6 +101,7 @@ def machine_table(result: dict) -> str:
     return _table(
         ["", ""],
         [
+            *([["device", result["device"]["name"]]] if "device" in result else []),
             ["processor", machine["processor"]],
             ["cores, threads used", f"{machine['cores']}, {machine['threads']}"],
             ["memory", f"{machine['memory_gib']:.0f} GiB"],

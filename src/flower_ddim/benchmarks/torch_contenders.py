@@ -47,8 +47,8 @@ class TorchContender:
             "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         }
 
-    def generate(self) -> Callable[[], None]:
-        pipe = self.pipeline()
+    def generate(self, device: str | torch.device = "cpu") -> Callable[[], None]:
+        pipe = self.pipeline().to(device)
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
         steps = round(self.contender.step_share * self.job.num_inference_steps)
@@ -64,6 +64,11 @@ class FlowerDDIM(TorchContender):
         super().__init__(contender, job)
 
     def train(self) -> Callable[[], None]:
+        learner = self.learner()
+        return lambda: check_loss(learner.training_step()[0])
+
+    def learner(self):
+        """The network of the trainer and all that improves it, in training mode."""
         from ..training.config import TrainingConfig
         from ..training.trainer import Trainer
 
@@ -81,12 +86,12 @@ class FlowerDDIM(TorchContender):
                 train_batch_size=job.batch_size,
                 max_train_steps=1_000_000,
                 validation_epochs=0,
-                mixed_precision={torch.float32: "no", torch.bfloat16: "bf16"}[self.dtype],
+                mixed_precision={torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype],
                 compile=self.compiled,
             )
             learner = Trainer(config).learner
         learner.train_mode()
-        return lambda: check_loss(learner.training_step()[0])
+        return learner
 
     def pipeline(self) -> FlowerDDIMPipeline:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,5 @@
 """Measures speed and memory: `compare` with Keras and diffusers, `sizes` for the cost of larger pictures, networks and batches,
-`runtimes` for what a model takes without PyTorch: in numpy and in a browser.
+`device` for this package on a GPU, `runtimes` for what a model takes without PyTorch: in numpy and in a browser.
 
 The numbers go into a JSON file, their tables into a document. The machine should have nothing else to do.
 """
@@ -8,12 +8,15 @@ import time
 from dataclasses import asdict
 
 from ..benchmarks.comparison import ENTRANTS, Settings, compare
+from ..benchmarks.device import MODES, DeviceSettings, measure_device
 from ..benchmarks.processes import find_tensorflow
 from ..benchmarks.report import (
     COMPARISON_TABLES,
+    DEVICE_TABLES,
     RUNTIMES_TABLES,
     SIZES_TABLES,
     comparison_tables,
+    device_tables,
     runtimes_tables,
     sizes_tables,
 )
@@ -62,6 +65,16 @@ def _parse(arguments, prog):
     sizes.add_argument("--measured_steps", type=int, default=2, help="steps measured of num_inference_steps")
     sizes.add_argument("--max_seconds", type=float, default=10.0, help="what is expected to take longer is left out")
 
+    device = verb(
+        "device", "measures training and generation on the device that a training takes, a GPU", has_network=False
+    )
+    device.add_argument("--modes", nargs="+", default=MODES, choices=MODES, help="what computes")
+    device.add_argument("--train_batch_sizes", type=int, nargs="+", default=[64, 256], help="images in a step")
+    device.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 256], help="images generated at a time")
+    device.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")
+    device.add_argument("--steps", type=int, default=30, help="training steps in a turn")
+    device.add_argument("--rounds", type=int, default=3, help="turns of each")
+
     runtimes = verb(
         "runtimes", "sets onnxruntime and a browser beside PyTorch, with the model itself", has_network=False
     )
@@ -79,7 +92,12 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     args = _parse(arguments, prog)
     check_output(args.output)
     if args.document:
-        names = {"compare": COMPARISON_TABLES, "sizes": SIZES_TABLES, "runtimes": RUNTIMES_TABLES}
+        names = {
+            "compare": COMPARISON_TABLES,
+            "sizes": SIZES_TABLES,
+            "runtimes": RUNTIMES_TABLES,
+            "device": DEVICE_TABLES,
+        }
         check_blocks(args.document, names[args.verb])
     options = {name: value for name, value in vars(args).items() if name not in ("verb", "output", "document")}
     result = {"machine": describe_machine(args.threads)}
@@ -93,6 +111,10 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         settings = RuntimeSettings(**options)
         result |= measure_runtimes(settings)
         tables = runtimes_tables
+    elif args.verb == "device":
+        settings = DeviceSettings(**options)
+        result["device"] = measure_device(settings)
+        tables = device_tables
     else:
         settings = SizeSettings(**options)
         result["cells"] = measure_sizes(settings)

@@ -22,14 +22,15 @@ class BatchSampler:
         self.seed = seed
         self.repeats = repeats
         self.batches_per_epoch = num_images * repeats // batch_size
-        self._epoch, self._order = -1, None
+        self._latest = None  # epoch and order; replaced in one go, since threads may ask
 
     def __call__(self, step: int) -> torch.Tensor:
         """Indices of the pictures of step `step` (counted from 0), shape (batch_size,)."""
         epoch, position = divmod(step, self.batches_per_epoch)
-        if epoch != self._epoch:
+        latest = self._latest
+        if latest is None or latest[0] != epoch:
             passes = range(epoch * self.repeats, (epoch + 1) * self.repeats)
             generators = [seeded_generator(self.seed, Purpose.ORDER, number) for number in passes]
-            self._epoch = epoch
-            self._order = torch.cat([torch.randperm(self.num_images, generator=generator) for generator in generators])
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+            order = torch.cat([torch.randperm(self.num_images, generator=generator) for generator in generators])
+            self._latest = latest = epoch, order
+        return latest[1][position * self.batch_size : (position + 1) * self.batch_size]

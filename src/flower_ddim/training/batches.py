@@ -9,10 +9,16 @@ from accelerate import Accelerator
 
 from ..sampling.seeds import GOLDEN_RATIO, Purpose, draw_noise_time_flip, seeded_generator
 from .config import TrainingConfig
+from .growth import finest_level_at
 from .pictures import Pictures
+from .prefetching import Prefetcher
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+Drawn = tuple[torch.Tensor | None, ...]  # uint8 pixels (B, H, W, C), noise, times, whether to flip, labels
+
+# What a GPU may compute while one batch is drawn. Each is some megabytes.
+BATCHES_AHEAD = 4
 
 
 def spread_times(key: tuple[int, ...], positions: Sequence[int]) -> torch.Tensor:
@@ -43,10 +49,18 @@ class Batches:
         self.mean, self.std = (
             torch.as_tensor(value, device=accelerator.device).reshape(1, -1, 1, 1) for value in (mean, std)
         )
+        # A GPU is given batches that the processor drew meanwhile. A stream has processes of its own, and an order.
+        prefetches = accelerator.device.type == "cuda" and not pictures.stream
+        self._drawn = Prefetcher(self._draw_training, BATCHES_AHEAD) if prefetches else self._draw_training
 
-    def training(self, step: int, part: int = 0, reduction: int = 1) -> Batch:
-        """The batch of one forward pass, `part` of the optimizer step `step`, average-pooled by the factor `reduction`."""
-        size, accelerator = self.config.train_batch_size, self.accelerator
+    def training(self, step: int, part: int = 0) -> Batch:
+        """The batch of one forward pass, `part` of the optimizer step `step`; average-pooled while the network grows."""
+        return self._to_device(self._drawn(step * self.config.gradient_accumulation_steps + part))
+
+    def _draw_training(self, number: int) -> Drawn:
+        """Draws the batch of a forward pass, counted from the first of the training."""
+        step, part = divmod(number, self.config.gradient_accumulation_steps)
+        size, accelerator, seed = self.config.train_batch_size, self.accelerator, self.config.seed
         first = (part * accelerator.num_processes + accelerator.process_index) * size
         positions = range(first, first + size)
         if self.pictures.stream:
@@ -55,11 +69,22 @@ class Batches:
             chosen = self.pictures.batches(step)[first : first + size]
             pixels, labels = self.pictures.train[chosen], self.pictures.train_labels
             labels = labels[chosen] if labels is not None else None
-        keys = [(self.config.seed, Purpose.TRAINING, step, position) for position in positions]
-        images, noise, times = self._to_device(pixels, keys, self.config.random_flip, reduction)
+        reduction = 2 ** finest_level_at(step, self.config.growth_steps)
+        keys = [(seed, Purpose.TRAINING, step, position) for position in positions]
+        noise, times, flips = draw_noise_time_flip(self._noise_shape(pixels, reduction), *keys)
         if self.config.low_discrepancy_times:
-            times = spread_times((self.config.seed, Purpose.TIMES, step), positions).to(times)
-        return images, noise, times, self._drop(labels, step, positions)
+            times = spread_times((seed, Purpose.TIMES, step), positions).to(times)
+        flips = flips if self.config.random_flip else None
+        return self._pinned(torch.from_numpy(pixels), noise, times, flips, self._drop(labels, step, positions))
+
+    def _noise_shape(self, pixels: np.ndarray, reduction: int = 1) -> tuple[int, int, int]:
+        return self.channels, pixels.shape[1] // reduction, pixels.shape[2] // reduction
+
+    def _pinned(self, *drawn: torch.Tensor | None) -> Drawn:
+        """In memory that a GPU copies from by itself: it waits for no other, and no step waits for it."""
+        if self.accelerator.device.type != "cuda":
+            return drawn
+        return tuple(tensor if tensor is None else tensor.pin_memory() for tensor in drawn)
 
     def _drop(self, labels: np.ndarray | None, step: int, positions: Sequence[int]) -> torch.Tensor | None:
         """Labels of a batch, some of them replaced by the null class: within it, since BatchNorm must see both together."""
@@ -67,27 +92,28 @@ class Batches:
             return None
         keys = ((self.config.seed, Purpose.CLASS_DROPOUT, step, position) for position in positions)
         chances = torch.stack([torch.rand((), generator=seeded_generator(*key)) for key in keys])
-        labels = torch.from_numpy(labels).masked_fill(
+        return torch.from_numpy(labels).masked_fill(
             chances < self.config.class_dropout, len(self.pictures.class_names)
         )
-        return labels.to(self.accelerator.device)
 
     def validation(self, indices: Sequence[int]) -> Batch:
         """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
         keys = [(self.config.seed, Purpose.VALIDATION, index) for index in indices]
-        labels = self.pictures.validation_labels
-        if labels is not None:
-            labels = torch.from_numpy(labels[indices]).to(self.accelerator.device)
-        return *self._to_device(self.pictures.validation[indices], keys), labels
+        pixels, labels = self.pictures.validation[indices], self.pictures.validation_labels
+        labels = torch.from_numpy(labels[indices]) if labels is not None else None
+        noise, times, _ = draw_noise_time_flip(self._noise_shape(pixels), *keys)
+        return self._to_device(self._pinned(torch.from_numpy(pixels), noise, times, None, labels))
 
-    def _to_device(self, pixels: np.ndarray, keys: list[tuple[int, ...]], may_flip: bool = False, reduction: int = 1):
+    def _to_device(self, drawn: Drawn) -> Batch:
         device = self.accelerator.device
-        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
-        images = F.avg_pool2d(images.expand(-1, self.channels, -1, -1).float(), reduction)
-        noise, diffusion_time, flip = draw_noise_time_flip(tuple(images.shape[1:]), *keys)
-        images, noise = (images / 255 - self.mean) / self.std, noise / reduction  # as pooling weakens noise
-        if may_flip:
-            images = torch.where(flip.to(device)[:, None, None, None], images.flip(-1), images)
+        pixels, noise, times, flips, labels = (
+            tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in drawn
+        )
+        images = pixels.permute(0, 3, 1, 2).expand(-1, self.channels, -1, -1).float()
+        reduction = images.shape[-1] // noise.shape[-1]
+        images = (F.avg_pool2d(images, reduction) / 255 - self.mean) / self.std
+        if flips is not None:
+            images = torch.where(flips[:, None, None, None], images.flip(-1), images)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        noise = noise.to(device, memory_format=layout)
-        return images.contiguous(memory_format=layout), noise, diffusion_time.to(device)
+        noise = (noise / reduction).contiguous(memory_format=layout)  # as pooling weakens noise
+        return images.contiguous(memory_format=layout), noise, times, labels

@@ -100,7 +100,7 @@ class Learner:
         losses = []
         for part in range(config.gradient_accumulation_steps):
             # Pictures, noise, diffusion times and classes, then noisy images, prediction and loss.
-            batch = self.batches.training(self.step, part, reduction=2**level)
+            batch = self.batches.training(self.step, part)
             is_last = part == config.gradient_accumulation_steps - 1
             with nullcontext() if is_last else accelerator.no_sync(self.unet):
                 loss = self.loss(self.unet, *batch)
