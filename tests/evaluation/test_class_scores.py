@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import FLOWERS, make_labelled_unet
+from conftest import FLOWERS, make_labelled_unet, make_unet
 from PIL import Image
 
 from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
@@ -99,6 +99,27 @@ def test_the_command_writes_a_table(run_script, model, data, tiny_extractor, tmp
     assert json.loads((tmp_path / "classes.json").read_text())["num_photographs"] == {"training": 24, "held out": 16}
     completed = run_script("evaluate.py", "classes", *options, expect_success=False)
     assert completed.returncode == 1 and "knows no classes by name" in completed.stderr
+
+
+def test_scores_are_set_against_guidance(run_script, model, data, tiny_extractor, tmp_path):
+    shared = ["--model", model, "--batch_size", 4, "--num_images", 8, "--kid_subset_size", 4]
+    place = ["--cache_dir", tmp_path / "cache"]
+    run_script("evaluate.py", "reference", "--data", data, "--resolution", 16, "--extractor", tiny_extractor, *place,
+               "--output", tmp_path / "ref.safetensors")  # fmt: skip
+    document = tmp_path / "classes.md"
+    document.write_text("<!-- guidance -->\n<!-- /guidance -->\n")
+    shared += ["--reference", tmp_path / "ref.safetensors", "--output", tmp_path / "guidance.json"]
+    run_script("evaluate.py", "guidance", *shared, "--scales", 1, 2.5, "--data", data, *place, "--document", document)
+    result = json.loads((tmp_path / "guidance.json").read_text())
+    plain, guided = result["rows"]
+    assert (plain["guidance_scale"], guided["guidance_scale"]) == (1, 2.5) and result["num_inference_steps"] == 20
+    assert plain["kid"] != guided["kid"] and plain["top5"] == guided["top5"] == 1.0  # of three classes
+    assert "| guidance | KID × 1000 |" in document.read_text() and "\n| 2.5 | " in document.read_text()
+    FlowerDDIMPipeline(make_unet(), FlowerDDIMScheduler()).save_pretrained(tmp_path / "nameless")
+    completed = run_script(
+        "evaluate.py", "guidance", "--model", tmp_path / "nameless", *shared[2:], expect_success=False
+    )
+    assert completed.returncode == 1 and "name another `--model`" in completed.stderr
 
 
 def test_pictures_of_other_classes_are_refused(data, tmp_path):

@@ -11,7 +11,7 @@ from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.evaluation.features import load_extractor
 from flower_ddim.evaluation.metrics import Reference, compare
 from flower_ddim.evaluation.plots import quality_by_steps
-from flower_ddim.evaluation.reports import fewest_steps, score_table, steps_table
+from flower_ddim.evaluation.reports import fewest_steps, score_table, scores_table, steps_table
 from flower_ddim.evaluation.scoring import (
     ScoredModel,
     make_reference,
@@ -99,6 +99,15 @@ def test_a_folder_of_the_same_images_scores_the_same(score, model, reference, tm
     assert numbers(by_folder) == pytest.approx(numbers(score), rel=1e-3)
 
 
+def test_scores_are_set_side_by_side_if_they_can_be_compared(score, tmp_path):
+    guided = score | {"model": "guided", "guidance_scale": 2.5}
+    table = scores_table([score, guided])
+    names, scales = zip(*(line.split(" | ")[:3:2] for line in table.splitlines()[2:4]), strict=True)
+    assert names == (f"| {score['model']}", "| guided") and scales == ("", "2.5")
+    with pytest.raises(ValueError, match="only with the same reference, extractor and number of images"):
+        scores_table([score, score | {"num_images": 5}])
+
+
 def test_too_few_images_are_refused_before_any_is_generated(model, reference):
     with pytest.raises(ValueError, match="at least 400"):
         ScoredModel("no model is looked for", reference, 22)
@@ -132,6 +141,8 @@ def test_the_script_measures_from_real_pictures_to_a_document(run_script, model,
     )
     expected = {"scheduler": "UniPCMultistepScheduler", "dtype": "bfloat16"}
     assert expected.items() <= json.loads((tmp_path / "m.json").read_text()).items()
+    beside = run_script("evaluate.py", "scores", "--files", tmp_path / "m.json", tmp_path / "m.json")
+    assert beside.stdout.count(f"| {Path(model).name} | 20 |") == 2
     run_script("evaluate.py", "steps", *options, "--steps", 1, 2, "--output", tmp_path / "steps.json")
     assert len(json.loads((tmp_path / "steps.json").read_text())["rows"]) == 6
     assert (tmp_path / "steps.png").stat().st_size > 0

@@ -139,6 +139,19 @@ def test_samples_by_epoch_use_the_same_latents(any_pipe):
         assert close_pixels(first[i], expected)
 
 
+def test_samples_by_epoch_are_cut_from_the_grids_of_a_training(tmp_path):
+    make_pipe().save_pretrained(tmp_path / "model")  # of 16×16 pixels
+    levels = np.arange(12, dtype=np.uint8).repeat(16).reshape(2, 96).repeat(16, 0) * 20
+    for name, pixels in (("epoch-0001", levels), ("epoch-0050", 255 - levels)):
+        Image.fromarray(pixels).convert("RGB").save(tmp_path / f"{name}.png")
+    grids = [tmp_path / "epoch-0001.png", tmp_path / "epoch-0050.png"]
+    Gallery(tmp_path, tmp_path / "model", checkpoints=grids).draw(["samples_by_epoch"])
+    assert (tmp_path / "samples_by_epoch.png").is_file()
+    images = figures.cut_grid(Image.open(grids[1]), 16, 16)
+    assert [image.shape for image in images] == [(16, 16, 3)] * 12
+    assert [image.mean() for image in images] == [255 - 20 * i for i in range(12)]
+
+
 def test_every_column_of_steps_starts_from_the_same_noise(any_pipe):
     latents = draw_noise(any_pipe, 2)
     figure = figures.steps(any_pipe, latents, numbers=(1, 2, 5))
@@ -178,6 +191,17 @@ def test_classes_share_their_noise_and_have_a_column_each():
         images = figures.generated(pipe, latents, class_labels=label)
         for row, image in zip(panels(figure, 2), images, strict=True):
             assert close_pixels(row[column], figures.as_pixels(image))
+
+
+def test_every_class_has_a_caption_and_a_noise_of_its_own():
+    pipe = make_pipe(**LABELLED)
+    latents = draw_noise(pipe, 3)
+    figure = figures.every_class(pipe, latents, columns=2)
+    assert titles(figure) == ["rose", "hip", "a lily of a\nvalley"]
+    images = [image for row in panels(figure, 2) for image in row]
+    assert images.pop() is None
+    for image, label, noise in zip(images, pipe.labels, latents, strict=True):
+        assert close_pixels(image, figures.as_pixels(figures.generated(pipe, noise[None], class_labels=label)[0]))
 
 
 def test_one_flower_turns_into_another():

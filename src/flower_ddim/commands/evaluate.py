@@ -1,155 +1,46 @@
 """Measures a model: `reference` once for the real pictures, then `score`, `steps`, `students`,
-`overfitting` and `classes`.
+`overfitting`, `classes` and `guidance`.
 
-`score_folder` compares images of any origin.
+`score_folder` compares images of any origin, `scores` sets what both have written side by side.
 
 `accelerate launch` shares the work of `score` between processes; the numbers are the same.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
 from .. import FlowerDDIMPipeline
-from ..entrance import Parser
-from ..evaluation.features import DEFAULT_EXTRACTOR, load_extractor
+from ..evaluation.features import load_extractor
 from ..evaluation.memorization import measure_memorization
-from ..evaluation.metrics import KID_SUBSET_SIZE, Reference
+from ..evaluation.metrics import Reference
 from ..evaluation.noise_levels import loss_by_noise_level
-from ..evaluation.reports import classes_table, memorization_table, score_table, steps_table, students_table
+from ..evaluation.reports import (
+    classes_table,
+    guidance_table,
+    memorization_table,
+    score_table,
+    scores_table,
+    steps_table,
+    students_table,
+)
 from ..evaluation.scoring import (
-    FEW_STEP_SOLVERS,
-    STEPS,
     ScoredModel,
     class_counts,
     make_reference,
+    real_features,
     real_images,
     score_folder,
 )
-from ..evaluation.students import SEEDS, TEACHER_STEPS, compare_students
+from ..evaluation.students import compare_students
 from ..sampling.generate import noise_of_seeds
-from ..sampling.solvers import SOLVERS
 from ..storage.documents import check_blocks, replace_block
 from ..storage.files import check_output, write_json
+from ..storage.json_objects import read_json_object
 from ..training.pictures import pictures_of_training
-from .options import add_format_option, add_model_option, add_steps_option
-
-
-def _parse(arguments, prog):
-    parser = Parser(prog=prog, description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-
-    def verb(name, help):
-        return verbs.add_parser(name, help=help, description=help)
-
-    reference = verb("reference", "computes the features of real pictures, once")
-    _data_options(reference)
-    reference.add_argument("--resolution", type=int, default=64, help="side to which those of --data are cut")
-    reference.add_argument("--output", default="reference.safetensors", help="file for the features")
-
-    score = verb("score", "compares generated images with real ones: KID, Frechet distance, precision, recall")
-    _model_options(score, num_images=1000)
-    add_steps_option(score)
-    _guidance_option(score)
-    score.add_argument("--solver", default="ddim", choices=SOLVERS, help="sampler")
-    _speed_options(score)
-    _comparison_options(score, "metrics.json")
-
-    folder = verb("score_folder", "compares the images of a folder with real ones, as `score` does those of a model")
-    folder.add_argument("--images", required=True, help="folder of images, of whatever program")
-    _comparison_options(folder, "metrics.json")
-
-    steps = verb("steps", "measures KID against the number of steps, for every solver, from the same noise")
-    _model_options(steps, num_images=1000)
-    steps.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
-    steps.add_argument("--solvers", nargs="+", default=FEW_STEP_SOLVERS, choices=SOLVERS, help="samplers")
-    _speed_options(steps)
-    _comparison_options(steps, "steps.json", "file for the numbers; the figure is beside it, with another ending")
-
-    students = verb("students", "measures students beside their teacher: KID of several sets of images, and time")
-    _model_options(students, num_images=500)
-    students.add_argument("--students", nargs="+", required=True, help="folders of students, or their ids on the Hub")
-    students.add_argument(
-        "--steps", type=int, nargs="+", default=TEACHER_STEPS, help="numbers of steps of the teacher, --model"
-    )
-    students.add_argument(
-        "--seeds", type=int, nargs="+", default=SEEDS, help="first seed of each set, in place of --seed"
-    )
-    _speed_options(students)
-    _comparison_options(students, "students.json", "file for the numbers; two figures are beside it")
-
-    overfitting = verb(
-        "overfitting", "compares losses and distances to the nearest training images with those of unseen pictures"
-    )
-    _model_options(overfitting, num_images=500)
-    _data_options(overfitting)
-    overfitting.add_argument("--train_split", default="train", help="split of --data that the model was trained on")
-    add_steps_option(overfitting)
-    overfitting.add_argument("--num_pictures", type=int, help="real pictures for the losses; as many as are held out")
-    overfitting.add_argument("--output_dir", default="overfitting", help="folder for numbers and figures")
-
-    classes = verb(
-        "classes", "asks a classifier of photographs whether images generated by name are what they are called"
-    )
-    _model_options(classes, num_images=1000)
-    classes.add_argument("--data", required=True, help="folder of labelled pictures")
-    classes.add_argument("--train_split", default="train", help="split of --data that the classifier learns from")
-    classes.add_argument("--split", default="validation", help="split of --data that it is compared on")
-    classes.add_argument(
-        "--label_column", help="column of the classes; by default the only ClassLabel, or the folders"
-    )
-    classes.add_argument("--cache_dir", help="where decoded pictures are cached; the datasets library's own place")
-    classes.add_argument("--extractor", default=DEFAULT_EXTRACTOR, help="as for `reference`")
-    add_steps_option(classes)
-    _guidance_option(classes)
-    classes.add_argument("--output", default="classes.json", help="file for the numbers")
-
-    for options in (score, folder, steps, students, overfitting, classes):
-        options.add_argument("--document", help="Markdown file to update: its block <!-- VERB --> takes the table")
-    for options in (steps, students, overfitting):
-        add_format_option(options)
-    return parser.parse_args(arguments)
-
-
-def _data_options(options):
-    source = options.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", help="folder of Parquet files or pictures")
-    source.add_argument(
-        "--training", help="output_dir of a training, instead: the pictures that it kept for validation"
-    )
-    options.add_argument("--split", default="validation", help="split of --data that the model has not seen")
-    options.add_argument("--cache_dir", help="where decoded pictures are cached; the datasets library's own place")
-    options.add_argument(
-        "--extractor",
-        default=DEFAULT_EXTRACTOR,
-        help="efficientnet_lite0, inception, or a vision model of transformers by folder or id",
-    )
-
-
-def _model_options(options, num_images):
-    add_model_option(options)
-    options.add_argument("--num_images", type=int, default=num_images, help="number of generated images")
-    options.add_argument("--seed", type=int, default=0, help="seed of the first image; the next has the next seed")
-    options.add_argument("--batch_size", type=int, default=32, help="images at a time in each process")
-
-
-def _guidance_option(options):
-    help = "strength of guidance of a model that knows classes; what it recommends if left out"
-    options.add_argument("--guidance_scale", type=float, help=help)
-
-
-def _speed_options(options):
-    options.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    options.add_argument("--compile", action="store_true", help="compile the network: a wait, then faster batches")
-
-
-def _comparison_options(options, output, help="file for the numbers"):
-    options.add_argument("--reference", default="reference.safetensors", help="file that `reference` has written")
-    options.add_argument(
-        "--kid_subset_size", type=int, default=KID_SUBSET_SIZE, help="pictures in each of KID's 100 subsets"
-    )
-    options.add_argument("--output", default=output, help=help)
+from .evaluate_options import parse
 
 
 def _reference(args):
@@ -262,7 +153,8 @@ def _figures(args) -> list[Path]:
 
 def _check_outputs(args):
     """Raises an OSError if a file cannot be written, and a ValueError if one would take the place of another."""
-    outputs = [Path(args.output_dir, "overfitting.json") if args.verb == "overfitting" else Path(args.output)]
+    outputs = [Path(args.output)] if getattr(args, "output", None) else []
+    outputs += [Path(args.output_dir, "overfitting.json")] if args.verb == "overfitting" else []
     outputs += _figures(args)
     for path in outputs:
         check_output(path)
@@ -275,21 +167,46 @@ def _check_outputs(args):
 
 
 def _classes(args):
-    from ..evaluation.class_scores import labelled_images, measure_classes  # needs scikit-learn
+    from ..evaluation.class_scores import measure_classes  # needs scikit-learn
 
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     pipe.set_progress_bar_config(disable=True)
     if not pipe.labels:
         raise ValueError(f"{args.model} knows no classes by name: name another `--model`.")
-    source = {"resolution": pipe.latent_shape[1], "names": list(pipe.labels)}
-    source |= {"label_column": args.label_column, "cache_dir": args.cache_dir}
-    training, held_out = (labelled_images(args.data, split, **source) for split in (args.train_split, args.split))
+    training, held_out = (_labelled(args, pipe, split) for split in (args.train_split, args.split))
     names = ("num_images", "seed", "batch_size", "num_inference_steps", "guidance_scale")
     options = {name: getattr(args, name) for name in names}
     result = measure_classes(pipe, training, held_out, load_extractor(args.extractor, pipe.device), **options)
     if PartialState().is_main_process:
         write_json(args.output, result)
         _report(classes_table(result), args, args.output)
+
+
+def _guidance(args):
+    model, judge = _scored_model(args, Reference.load(args.reference)), None
+    if args.data:
+        from ..evaluation.class_scores import fit_classifier, named_right
+
+        images, labels = _labelled(args, model.pipe, args.train_split)
+        judge = partial(named_right, fit_classifier(real_features(images, model.extractor, args.batch_size), labels))
+    result = model.quality_against_guidance(args.scales, judge)
+    if PartialState().is_main_process:
+        write_json(args.output, result)
+        _report(guidance_table(result), args, args.output)
+
+
+def _scores(args):
+    table = scores_table([read_json_object(path) for path in args.files])
+    if args.document:
+        replace_block(args.document, args.verb, table)
+    print(table)
+
+
+def _labelled(args, pipe, split):
+    from ..evaluation.class_scores import labelled_images
+
+    place = {"label_column": args.label_column, "cache_dir": args.cache_dir}
+    return labelled_images(args.data, split, pipe.latent_shape[1], list(pipe.labels), **place)
 
 
 def _scored_model(args, reference):
@@ -306,7 +223,7 @@ def _report(table, args, place):
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):
-    args = _parse(arguments, prog)
+    args = parse(arguments, prog, __doc__)
     verbs = {
         "reference": _reference,
         "score": _score,
@@ -315,6 +232,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
         "students": _students,
         "overfitting": _overfitting,
         "classes": _classes,
+        "guidance": _guidance,
+        "scores": _scores,
     }
     _check_outputs(args)
     verbs[args.verb](args)

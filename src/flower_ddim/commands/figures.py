@@ -17,7 +17,12 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     parser.add_argument("--only", nargs="+", choices=Gallery.NAMES, metavar="NAME", help=", ".join(Gallery.NAMES))
     parser.add_argument("--metrics", nargs="+", default=[], help="metrics.jsonl of one or more runs, for loss_curve")
     parser.add_argument("--images_per_epoch", type=int, help="images of an epoch: draws the loss over epochs")
-    parser.add_argument("--checkpoints", nargs="+", default=[], help="pipeline folders, for samples_by_epoch")
+    parser.add_argument(
+        "--checkpoints",
+        nargs="+",
+        default=[],
+        help="pipeline folders, or sample grids of a training, for samples_by_epoch",
+    )
     parser.add_argument("--num_inversions", type=int, default=16, help="pictures that the inversion is measured on")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next one has the next seed")
     add_format_option(parser)

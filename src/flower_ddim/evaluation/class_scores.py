@@ -77,9 +77,8 @@ def measure_classes(
     _, generated = generate_with_features(
         pipe, extractor, num_images, Accelerator(), seed, batch_size, class_labels=labels, **options
     )
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     train_features = real_features(train_images, extractor, batch_size)
-    classifier.fit(train_features.cpu().numpy(), train_labels)
+    classifier = fit_classifier(train_features, train_labels)
     asked = {
         "generated": (generated, np.array(labels)),
         "photographs": (real_features(held_images, extractor, batch_size), held_labels),
@@ -102,6 +101,18 @@ def measure_classes(
         "memorization": compare_distances(*of_seen_classes),
         "classes": classes,
     }
+
+
+def fit_classifier(features: torch.Tensor, labels: np.ndarray):
+    """A logistic regression that tells the classes (N,) of photographs by their features (N, D)."""
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    return classifier.fit(features.cpu().numpy(), labels)
+
+
+def named_right(classifier, features: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
+    """The parts of pictures, given by features (N, D) and classes (N,), that are named right at first and among five."""
+    ranks = _ranks(classifier, features, labels)
+    return {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
 
 
 def _ranks(classifier, features: torch.Tensor, labels: np.ndarray) -> np.ndarray:

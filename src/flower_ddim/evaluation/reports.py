@@ -24,6 +24,36 @@ def score_table(score: dict) -> str:
     return f"{_table(['score', 'value'], rows)}\n{how}\n" + (f"\n**{few}**\n" if few else "")
 
 
+def scores_table(scores: Sequence[dict]) -> str:
+    """Writes scores of several models side by side.
+
+    Raises:
+        ValueError: if they cannot be compared: for other real pictures, features, or numbers of images.
+    """
+    shared = [(score["reference"], score["feature_extractor"], score["num_images"]) for score in scores]
+    if any(settings != shared[0] for settings in shared):
+        raise ValueError("Scores can be compared only with the same reference, extractor and number of images.")
+    reference, extractor, count = shared[0]
+    lines = [
+        [
+            score.get("model", score.get("images")),
+            str(score.get("num_inference_steps", "")),
+            f"{score['guidance_scale']:g}" if "guidance_scale" in score else "",
+            _kid_times_1000(score["kid"]),
+            f"{score['frechet_distance']:.1f}",
+            f"{score['precision']:.2f}",
+            f"{score['recall']:.2f}",
+        ]
+        for score in scores
+    ]
+    text = (
+        f"{count:,} images each, against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
+        f"{extractor}.\n"
+    )
+    head = ["model", "steps", "guidance", "KID × 1000", "Fréchet distance", "precision", "recall"]
+    return f"{_table(head, lines)}\n{text}"
+
+
 def steps_table(result: dict) -> str:
     """Writes the result of [`ScoredModel.quality_against_steps`], and which setting is as good as 20 steps of DDIM."""
     rows = {(row["solver"], row["num_inference_steps"]): _kid_of_row(row) for row in result["rows"]}
@@ -65,6 +95,29 @@ def students_table(result: dict) -> str:
         f"{result['feature_extractor']}; {result['dtype']}, batches of {result['batch_size']}, {result['threads']} threads.\n"
     )
     return f"{_table(head, lines)}\n{text}"
+
+
+def guidance_table(result: dict) -> str:
+    """Writes the result of [`ScoredModel.quality_against_guidance`]."""
+    shares = {"top1": "named right, first", "top5": "in five"}
+    shares = {name: label for name, label in shares.items() if name in result["rows"][0]}
+    lines = [
+        [
+            f"{row['guidance_scale']:g}",
+            f"{1000 * row['kid']['mean']:.1f}",
+            f"{row['frechet_distance']:.1f}",
+            f"{row['precision']:.2f}",
+            f"{row['recall']:.2f}",
+            *(f"{row[name]:.0%}" for name in shares),
+        ]
+        for row in result["rows"]
+    ]
+    reference = result["reference"]
+    text = (
+        f"{result['num_images']:,} images a row in {result['num_inference_steps']} steps, against {reference['num_images']:,} real "
+        f"ones ({reference['name']}), in the feature space of {result['feature_extractor']}.\n"
+    )
+    return f"{_table(['guidance', 'KID × 1000', 'Fréchet distance', 'precision', 'recall', *shares.values()], lines)}\n{text}"
 
 
 def classes_table(result: dict) -> str:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from .metrics import KID_SUBSET_SIZE, Reference, check_possible, compare, few_pi
 logger = logging.getLogger(__name__)
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
 FEW_STEP_SOLVERS = ("ddim", "dpm++", "unipc")
 
 
@@ -225,6 +226,40 @@ class ScoredModel:
         return {
             **self.record,
             "num_images": self.num_images,
+            "feature_extractor": self.reference.extractor,
+            "reference": {"name": self.reference.source, "num_images": len(self.reference.features)},
+            "rows": rows,
+        }
+
+    def quality_against_guidance(
+        self, scales: Sequence[float], judge: Callable[[torch.Tensor, np.ndarray], dict] | None = None
+    ) -> dict:
+        """Scores the images of guidance scales, always from the same noise and of the same classes.
+
+        Args:
+            judge: adds to each row what it makes of the features (N, D) and the classes (N,) of the images.
+
+        Returns:
+            The settings, and `rows` of `guidance_scale`, the scores of [`compare`], and what the judge adds.
+
+        Raises:
+            ValueError: for a model without classes.
+        """
+        if "class_labels" not in self.sampling:
+            raise ValueError(
+                f"{self.record['model']} knows no classes, so it has no guidance: name another `--model`."
+            )
+        steps, rows = self.pipe.default_num_inference_steps, []
+        for scale in scales:
+            features = self._features(self.pipe, steps, guidance_scale=scale)
+            scores = compare(features, self.reference, self.kid_subset_size)
+            row = {name: scores[name] for name in ("kid", "frechet_distance", "precision", "recall")}
+            judged = judge(features, np.array(self.sampling["class_labels"])) if judge else {}
+            rows.append({"guidance_scale": scale, **row, **judged})
+        return {
+            **{name: value for name, value in self.record.items() if name != "guidance_scale"},
+            "num_images": self.num_images,
+            "num_inference_steps": steps,
             "feature_extractor": self.reference.extractor,
             "reference": {"name": self.reference.source, "num_images": len(self.reference.features)},
             "rows": rows,

@@ -8,6 +8,7 @@ from .animation import check_animation, save_animation, trajectory_frames
 from .generation import (
     class_interpolation,
     classes,
+    every_class,
     generated,
     in_few_steps,
     interpolation,
@@ -16,7 +17,7 @@ from .generation import (
     trajectory,
     trajectory_states,
 )
-from .grids import as_pixels, dataset, image_grid
+from .grids import as_pixels, captioned_grid, cut_grid, dataset, image_grid
 from .loss import loss_curve
 from .real_pictures import inversion, inversion_table, invert_by_reversed_grid, real_interpolation, real_pixels
 from .theory import corruption, embedding, schedules
@@ -24,12 +25,15 @@ from .theory import corruption, embedding, schedules
 
 __all__ = [
     "as_pixels",
+    "captioned_grid",
     "check_animation",
     "class_interpolation",
     "classes",
     "corruption",
+    "cut_grid",
     "dataset",
     "embedding",
+    "every_class",
     "generated",
     "image_grid",
     "in_few_steps",

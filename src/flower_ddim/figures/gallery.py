@@ -1,8 +1,10 @@
 """Draws figures by name into files: knows which there are, and the data of each."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import PIL.Image
 import torch
 from accelerate import PartialState
 from datasets import Image
@@ -25,7 +27,7 @@ class Gallery:
         split: which split of the data to show.
         metrics: files `metrics.jsonl` of trainings, for `loss_curve`.
         images_per_epoch: images of an epoch, for a loss curve over epochs instead of images.
-        checkpoints: folders of pipelines in the order of their training, for `samples_by_epoch`.
+        checkpoints: folders of pipelines in the order of their training, or grids of its samples, for `samples_by_epoch`.
         num_inversions: number of pictures for the table of inversions.
         seed: seed of the first generated image; the next one has the next seed.
         image_format: ending of the files: png, webp, svg, pdf or another one that matplotlib knows.
@@ -41,6 +43,7 @@ class Gallery:
         "steps",
         "interpolation",
         "classes",
+        "every_class",
         "class_interpolation",
         "real_interpolation",
         "inversion",
@@ -81,7 +84,7 @@ class Gallery:
                 needed = {"loss_curve": "metrics", "samples_by_epoch": "checkpoints"}.get(name, "data")
                 raise ValueError(f"The figure {name!r} is drawn from `{needed}`: give some.")
         if not names and not self.pipe.labels:
-            given |= {"classes": None, "class_interpolation": None}
+            given |= dict.fromkeys(("classes", "every_class", "class_interpolation"))
         names = [name for name in names or self.NAMES if given.get(name, True)]
         for name in names:
             check_output(self._path(name))
@@ -105,8 +108,14 @@ class Gallery:
         self._save("loss_curve", figures.loss_curve(self.metrics, self.images_per_epoch))
 
     def samples_by_epoch(self):
-        pipes = ((Path(folder).name, self._load(folder)) for folder in self.checkpoints)
-        self._save("samples_by_epoch", figures.samples_by_epoch(pipes, self._latents(10)))
+        paths, count = [Path(path) for path in self.checkpoints], 10
+        if all(path.is_file() for path in paths):
+            rows = [figures.cut_grid(PIL.Image.open(path), *self.pipe.latent_shape[1:])[:count] for path in paths]
+            figure = figures.image_grid(rows, row_labels=[re.sub("-0*", " ", path.stem) for path in paths])
+        else:
+            pipes = ((path.name, self._load(str(path))) for path in paths)
+            figure = figures.samples_by_epoch(pipes, self._latents(count))
+        self._save("samples_by_epoch", figure)
 
     def steps(self):
         self._save("steps", figures.steps(self.pipe, self._latents(6)))
@@ -119,6 +128,10 @@ class Gallery:
 
     def classes(self):
         self._save("classes", figures.classes(self.pipe, self._latents(4), self._class_names(12)))
+
+    def every_class(self):
+        self._class_names(2)  # or it says what is needed
+        self._save("every_class", figures.every_class(self.pipe, self._latents(len(self.pipe.labels))))
 
     def class_interpolation(self):
         names = self._class_names(10)

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
 
 from ..sampling.generate import COMPARED_STEPS
-from .grids import image_grid
+from .grids import captioned_grid, image_grid
 
 
 def samples_by_epoch(pipes: Iterable[tuple[str, DiffusionPipeline]], latents: torch.Tensor) -> Figure:
@@ -77,6 +77,13 @@ def classes(pipe: DiffusionPipeline, latents: torch.Tensor, labels: Sequence[str
     """Draws a row of images for every noise of (B, C, H, W), of another class in every column."""
     columns = [generated(pipe, latents, class_labels=label) for label in labels]
     return image_grid(list(zip(*columns, strict=True)), column_labels=[_wrapped(label) for label in labels])
+
+
+def every_class(pipe: DiffusionPipeline, latents: torch.Tensor, columns: int = 12) -> Figure:
+    """Draws an image of every class that has a name, each from its own noise of (number of classes, C, H, W)."""
+    names = list(pipe.labels)
+    images = [generated(pipe, noise[None], class_labels=name)[0] for name, noise in zip(names, latents, strict=True)]
+    return captioned_grid(images, [_wrapped(name) for name in names], columns)
 
 
 def class_interpolation(

@@ -3,10 +3,12 @@
 Images are arrays (H, W, C) or (H, W), uint8 or floating point in [0, 1], or PIL images.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 
 CELL = 0.9  # side of an image in a grid, in inches
@@ -32,6 +34,30 @@ def image_grid(rows: Sequence[Sequence], row_labels: Sequence[str] = (), column_
     for axis, label in zip(axes[0], column_labels, strict=False):
         axis.set_title(label, fontsize=8, pad=3)
     return figure
+
+
+def captioned_grid(images: Sequence, captions: Sequence[str], columns: int = 8) -> Figure:
+    """Draws images row by row, each with its name above it."""
+    rows = math.ceil(len(images) / columns)
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    height = CELL + 0.12 * lines + 0.08  # inches, of an image with its caption
+    figure = Figure(figsize=(columns * CELL, rows * height), dpi=100)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - (height - CELL) / (rows * height), wspace=0.04)
+    figure.subplots_adjust(hspace=(height - CELL) / CELL)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, image, caption in zip(axes, images, captions, strict=False):
+        axis.imshow(as_pixels(image), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(caption, fontsize=7, pad=2)
+    return figure
+
+
+def cut_grid(grid: Image.Image, height: int, width: int) -> list[np.ndarray]:
+    """The images of a grid without gaps, such as the trainer's samples, row by row."""
+    pixels = np.asarray(grid)
+    tops, lefts = range(0, pixels.shape[0], height), range(0, pixels.shape[1], width)
+    return [pixels[top : top + height, left : left + width] for top in tops for left in lefts]
 
 
 def dataset(images: Sequence, columns: int = 8) -> Figure:
