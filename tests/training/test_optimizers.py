@@ -3,7 +3,7 @@ import torch
 from conftest import make_stock_unet, make_unet
 from training_runs import metrics, small_config, train_here
 
-from flower_ddim.training.optimizers import Muon, make_optimizers
+from flower_ddim.training.optimizers import Muon, make_optimizers, orthogonalize
 
 
 def kernel(layout):
@@ -20,14 +20,24 @@ def test_a_kernel_is_updated_as_the_matrix_that_it_is(layout):
     matrix = torch.nn.Parameter(rows)
     matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1)
     before, memory = weight.detach().clone(), weight.data_ptr()
-    options = {"lr": 0.1, "weight_decay": 0.0}
-    Muon([weight], **options).step()
-    torch.optim.Muon([matrix], **options).step()
+    options = {"lr": 0.01, "weight_decay": 0.5}
+    ours = Muon([weight], **options)
+    theirs = torch.optim.Muon([matrix], adjust_lr_fn="match_rms_adamw", **options)
+    for _ in range(3):
+        ours.step()
+        theirs.step()
     assert weight.shape == weight.grad.shape == (8, 4, 3, 3)
     assert weight.data_ptr() == memory and weight.is_contiguous(memory_format=layout)
-    assert torch.allclose(weight.permute(0, 2, 3, 1).flatten(1), matrix, atol=1e-2)
-    # Five Newton-Schulz iterations make all singular values of the update nearly one.
-    assert 0.6 < torch.linalg.svdvals((weight.detach() - before).flatten(1) / 0.1).min() < 1.3
+    # Theirs is in bfloat16, which ours is only where that is fast.
+    torch.testing.assert_close(weight.permute(0, 2, 3, 1).flatten(1), matrix, atol=1e-3, rtol=0)
+    assert (weight - before).abs().mean() > 0.003
+
+
+@pytest.mark.parametrize("shape", [(8, 36), (36, 8)])
+def test_all_singular_values_become_nearly_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalize(matrix).float())
+    assert 0.6 < values.min() <= values.max() < 1.3
 
 
 def test_a_weight_without_gradient_stays_as_it_is():
