@@ -42,6 +42,8 @@ gallery: check-data $(VENV)/.installed-test            ## draw the pictures in d
 	$(RUN) scripts/generate.py --output docs/flowers.webp
 	$(RUN) scripts/figures.py --data $(DATA) --split validation --metrics src/flower_ddim/pretrained/flower-ddim-64/metrics.jsonl \
 		--format webp --output_dir docs/figures
+	$(RUN) scripts/figures.py --model flower-ddim-64-names --only classes every_class class_interpolation \
+		--format webp --output_dir docs/figures/names
 	$(RUN) scripts/interpolate.py --num_anchors 5 --size 128 --output docs/figures/loop.webp
 	$(RUN) scripts/model_card.py
 

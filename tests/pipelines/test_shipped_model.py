@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from conftest import load_pipeline, seeds
@@ -67,3 +69,39 @@ def test_the_shipped_student_makes_its_teachers_pictures_in_four_steps(shipped):
     hurried = shipped(latents=latents, num_inference_steps=4, output_type="pt").images
     distances = [(images - wanted).square().mean().sqrt() for images in (found, hurried)]
     assert distances[0] < 0.5 * distances[1]
+
+
+@torch.no_grad()
+def test_the_loop_of_the_chapter_makes_the_pictures_of_the_pipeline():
+    """Listing 8-11 with the schedule of listing 8-4, which divide by a signal rate of 0.02 at first."""
+    book = load_pipeline(pretrained("flower-ddim-64-book"))
+    latents = torch.randn(2, *book.latent_shape, generator=torch.Generator().manual_seed(0))
+
+    def rates(time):
+        start, end = math.acos(0.95), math.acos(0.02)
+        angle = torch.tensor(start + time * (end - start), dtype=torch.float64)
+        return torch.cos(angle).float(), torch.sin(angle).float()
+
+    noisy = latents
+    for step in range(20):
+        time = 1 - step / 20
+        signal_rate, noise_rate = rates(time)
+        noise = book.unet(noisy, 1000 * time - 1).sample
+        image = (noisy - noise_rate * noise) / signal_rate
+        next_signal_rate, next_noise_rate = rates(time - 1 / 20)
+        noisy = next_signal_rate * image + next_noise_rate * noise
+    made = book(latents=latents, output_type="latent").images
+    torch.testing.assert_close(image, made, atol=1e-4, rtol=0)
+
+
+def test_flowers_have_the_colours_of_their_names():
+    pipe = load_pipeline(pretrained("flower-ddim-64-names"))
+    assert len(pipe.labels) == 102
+    names = ["sunflower", "corn poppy", "stemless gentian", "windflower"]
+    latents = torch.randn(1, *pipe.latent_shape, generator=torch.Generator().manual_seed(1)).expand(4, -1, -1, -1)
+    images = pipe(class_labels=names, latents=latents, output_type="pt").images
+    sunflower, poppy, gentian, windflower = images[..., 16:48, 16:48].mean((2, 3))
+    assert sunflower[0] > sunflower[2] + 0.2 and sunflower[1] > sunflower[2] + 0.1  # yellow
+    assert poppy[0] > poppy[1:].max() + 0.2  # red
+    assert gentian[2] > gentian[:2].max() + 0.1  # blue
+    assert windflower.std() < 0.1  # white

@@ -18,7 +18,8 @@ from .card_images import write_card_images
 from .records import ModelRecords
 
 
-FLOWERS = "huggan/flowers-102-categories"
+# The Oxford flowers on the Hub: pictures alone, and with the names of the species.
+FLOWERS = ("huggan/flowers-102-categories", "nelorth/oxford-flowers")
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 BOOK_IMAGES = 50 * 511 * 64  # epochs, steps of an epoch and batch of the book's recipe on the training split
 TARGETS = {"epsilon": "the noise", "sample": "the picture", "v_prediction": "the velocity"}
@@ -54,7 +55,7 @@ def render_model_card(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         datasets=[dataset] if dataset else None,
-        tags=["diffusers", "ddim", *(["flowers"] if dataset == FLOWERS else [])],
+        tags=["diffusers", "ddim", *(["flowers"] if dataset in FLOWERS else [])],
         eval_results=_eval_results(records.evaluation, dataset),
     )
     card = ModelCard.from_template(
@@ -67,7 +68,7 @@ def render_model_card(
         is_default=name == Path(PRETRAINED).name,
         load_options=f', variant="{variant}"' if variant else "",
         dataset=dataset,
-        is_flowers=dataset == FLOWERS,
+        is_flowers=dataset in FLOWERS,
         license=license,
         images=images,
         parameters=f"{records.parameters:,}",
@@ -147,7 +148,7 @@ def _training(records: ModelRecords, dataset: str | None) -> dict | None:
         "steps": f"{steps:,}" if steps else None,
         "images": f"{images:,}",
         "pooled": f"{images // steps * growth_steps:,}" if steps and growth_steps else None,
-        "share": f"{images / BOOK_IMAGES:.0%}" if dataset == FLOWERS and not continued else None,
+        "share": f"{images / BOOK_IMAGES:.0%}" if dataset in FLOWERS and not continued else None,
         "continued": continued,
         "averaged": options.get("use_ema", True),
     }
