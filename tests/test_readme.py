@@ -25,7 +25,7 @@ def blocks(document, language):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/few-steps.md", "docs/index.md", "docs/share.md", "docs/use.md"]
+    "document", ["README.md", "docs/chapter.md", "docs/few-steps.md", "docs/index.md", "docs/share.md", "docs/use.md"]
 )
 def test_the_python_of_a_document_runs_from_top_to_bottom(document, tmp_path):
     """In one process, in a folder with two photographs, with the Hub on the loopback."""

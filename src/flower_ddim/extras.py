@@ -6,7 +6,7 @@ from pathlib import Path
 
 # What is not installed for everybody -> the extra that brings it. Commands import these inside `main`.
 EXTRAS = {"matplotlib": "figures", "gradio": "app", "h5py": "keras", "keras": "keras"}
-EXTRAS |= {"onnx": "onnx", "onnxscript": "onnx", "playwright": "browser"}
+EXTRAS |= {"onnx": "onnx", "onnxscript": "onnx", "playwright": "browser", "sklearn": "metrics"}
 
 
 def install_command(extra: str) -> str:

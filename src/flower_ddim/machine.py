@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -31,13 +32,20 @@ def describe_machine(threads: int) -> dict:
     }
 
 
+@cache
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; where its system does not tell, it counts as if it had none."""
+    return any(map(_has_flag, ("avx512_bf16", "amx_bf16", "bf16")))
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    extensions = [name for name in ("avx2", "avx512_bf16", "amx_bf16") if cpuinfo.exists() and _has_flag(name)]
+    extensions = [name for name in ("avx2", "avx512_bf16", "amx_bf16") if _has_flag(name)]
     return f"{name} ({', '.join(extensions)})" if extensions else name
 
 
 def _has_flag(flag: str) -> bool:
-    return f" {flag} " in Path("/proc/cpuinfo").read_text().replace("\n", " ")
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and f" {flag} " in cpuinfo.read_text().replace("\n", " ")

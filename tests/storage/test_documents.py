@@ -6,8 +6,16 @@ import pytest
 from conftest import ROOT
 
 from flower_ddim import PRETRAINED
-from flower_ddim.benchmarks.report import comparison_tables, sizes_tables
-from flower_ddim.evaluation.reports import memorization_table, score_table, steps_table, students_table
+from flower_ddim.benchmarks.report import comparison_tables, device_tables, sizes_tables
+from flower_ddim.evaluation.reports import (
+    classes_table,
+    guidance_table,
+    memorization_table,
+    score_table,
+    scores_table,
+    steps_table,
+    students_table,
+)
 from flower_ddim.storage.documents import replace_block
 
 
@@ -50,9 +58,15 @@ def test_numbers_stand_in_the_documents_as_they_were_measured():
     assert block("docs/few-steps.md", "students") == students_table(students)
     steps = json.loads((ROOT / "docs" / "evaluation" / "steps.json").read_text())
     assert block("docs/evaluate.md", "steps") == steps_table(steps)
-    for name, tables in (("compare", comparison_tables), ("sizes", sizes_tables)):
+    for name, tables in (("compare", comparison_tables), ("sizes", sizes_tables), ("device", device_tables)):
         result = json.loads((ROOT / "docs" / "performance" / f"{name}.json").read_text())
         for mark, table in tables(result).items():
             assert block("docs/performance.md", mark) == table
+    guidance = json.loads((ROOT / "docs" / "evaluation" / "guidance.json").read_text())
+    assert block("docs/classes.md", "guidance") == guidance_table(guidance)
+    classes = json.loads((ROOT / "docs" / "evaluation" / "classes.json").read_text())
+    assert block("docs/classes.md", "classes") == classes_table(classes)
+    scores = [json.loads(path.read_text()) for path in sorted(Path(PRETRAINED).parent.glob("*/metrics.json"))]
+    assert sorted(block("docs/evaluate.md", "scores").splitlines()) == sorted(scores_table(scores).splitlines())
     report = json.loads((ROOT / "docs" / "evaluation" / "overfitting.json").read_text())["memorization"]
     assert block("docs/evaluate.md", "overfitting") == memorization_table(report)

@@ -97,7 +97,10 @@ def test_a_recipe_with_an_unknown_option_is_told_the_nearest(tmp_path, capsys):
         (["--validation_fraction", "1"], "`validation_fraction`"),
         (["--init_from", "a", "--layers_per_block", "2"], "`layers_per_block` contradicts `init_from`"),
         (["--model_config_name_or_path", "a", "--block_out_channels", "8"], "contradicts `model_config_name_or_path`"),
-        (["--overwrite_output_dir", "--resume_from_checkpoint", "latest"], "go on, or start anew"),
+        (
+            ["--overwrite_output_dir", "--resume_from_checkpoint", "latest"],
+            "starts anew and `resume_from_checkpoint` goes on",
+        ),
         (["--streaming"], "validation_epochs 0"),
         (["--streaming", "--validation_epochs", "0"], "max_train_steps"),
         (["--lr_warmup_steps", "5"], "constant_with_warmup"),

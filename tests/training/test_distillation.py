@@ -192,7 +192,7 @@ def test_what_cannot_be_taught_is_refused_before_anything_is_written(runs, teach
         ({"teacher_steps": 12, "student_steps": 4}, "half as many"),
         ({"teacher_steps": 4, "student_steps": 4}, "half as many"),
         ({"init_from": str(teacher)}, "`init_from` contradicts `teacher`"),
-        ({"max_train_steps": 5}, "`max_train_steps` contradicts `teacher`"),
+        ({"max_train_steps": 5}, "`max_train_steps` is not for students: set `halving_steps`"),
         ({"teacher": None}, "`teacher_steps` is for students: name a `teacher`"),
         ({"teacher": str(stock)}, "is a stock UNet2DModel"),
         ({"teacher": str(student), "student_steps": 4}, "is a student itself, for 2 steps"),

@@ -33,9 +33,15 @@ class DeviceSettings:
     rounds: int = 3
     threads: int = 1
 
+    def __post_init__(self):
+        for name in ("num_inference_steps", "steps", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least 1.")
+
 
 def measure_device(settings: DeviceSettings) -> dict:
     """Throughput of the book's network at 64×64 pixels: the name of the device, and rows of `training` and `generation`."""
+    torch.set_num_threads(settings.threads)
     device = PartialState().device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"name": name, "training": list(_training(settings)), "generation": list(_generation(settings, device))}

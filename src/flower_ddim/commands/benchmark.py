@@ -61,14 +61,16 @@ def _parse(arguments, prog):
     sizes.add_argument("--contender", default="flower_ddim-bfloat16", choices=ENTRANTS, help="what is measured")
     sizes.add_argument("--sample_sizes", type=int, nargs="+", default=[32, 64, 128], help="sides of the images")
     sizes.add_argument("--widths", type=int, nargs="+", default=[1, 2], help="factors of block_out_channels")
-    sizes.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16, 64, 256], help="rising")
+    sizes.add_argument(
+        "--batch_sizes", type=int, nargs="+", default=[1, 4, 16, 64, 256], help="images at a time, rising"
+    )
     sizes.add_argument("--measured_steps", type=int, default=2, help="steps measured of num_inference_steps")
     sizes.add_argument("--max_seconds", type=float, default=10.0, help="what is expected to take longer is left out")
 
     device = verb(
         "device", "measures training and generation on the device that a training takes, a GPU", has_network=False
     )
-    device.add_argument("--modes", nargs="+", default=MODES, choices=MODES, help="what computes")
+    device.add_argument("--modes", nargs="+", default=MODES, choices=MODES, help="dtype, and whether it is compiled")
     device.add_argument("--train_batch_sizes", type=int, nargs="+", default=[64, 256], help="images in a step")
     device.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 256], help="images generated at a time")
     device.add_argument("--num_inference_steps", type=int, default=20, help="network evaluations per image")

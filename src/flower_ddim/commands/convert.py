@@ -1,5 +1,7 @@
 """Turns weights of the book's network in Keras into a pipeline folder, or with `--to keras` a pipeline into such weights."""
 
+from argparse import ArgumentTypeError
+
 from .. import FlowerDDIMPipeline
 from ..conversion.from_keras import convert_keras
 from ..conversion.to_keras import export_keras
@@ -35,12 +37,16 @@ def _parse(arguments, prog) -> dict:
         of_files = ("image_mean", "image_std", "sample_size", "block_out_channels", "layers_per_block")
         if given := next((name for name in of_files if args[name] != parser.get_default(name)), None):
             parser.error(f"--{given} is for weights of Keras, of which a file says too little: leave it out.")
+        try:
+            args["source"] = model_folder(args["source"])
+        except ArgumentTypeError as error:
+            parser.error(str(error))
     return args
 
 
 def _to_keras(source: str, out: str):
     check_output(out)
-    pipe = FlowerDDIMPipeline.from_pretrained(model_folder(source))
+    pipe = FlowerDDIMPipeline.from_pretrained(source)
     export_keras(pipe, out)
     config = pipe.unet.config
     mean, std = (

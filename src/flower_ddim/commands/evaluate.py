@@ -6,6 +6,7 @@
 `accelerate launch` shares the work of `score` between processes; the numbers are the same.
 """
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -171,8 +172,7 @@ def _classes(args):
 
     pipe = FlowerDDIMPipeline.from_pretrained(args.model).to(PartialState().device)
     pipe.set_progress_bar_config(disable=True)
-    if not pipe.labels:
-        raise ValueError(f"{args.model} knows no classes by name: name another `--model`.")
+    _check_has_names(args, pipe)
     training, held_out = (_labelled(args, pipe, split) for split in (args.train_split, args.split))
     names = ("num_images", "seed", "batch_size", "num_inference_steps", "guidance_scale")
     options = {name: getattr(args, name) for name in names}
@@ -185,6 +185,7 @@ def _classes(args):
 def _guidance(args):
     model, judge = _scored_model(args, Reference.load(args.reference)), None
     if args.data:
+        _check_has_names(args, model.pipe)
         from ..evaluation.class_scores import fit_classifier, named_right
 
         images, labels = _labelled(args, model.pipe, args.train_split)
@@ -195,11 +196,28 @@ def _guidance(args):
         _report(guidance_table(result), args, args.output)
 
 
+def _check_has_names(args, pipe):
+    if not pipe.labels:
+        raise ValueError(
+            f"{args.model} knows no classes by name: name another `--model`, such as flower-ddim-64-names."
+        )
+
+
 def _scores(args):
-    table = scores_table([read_json_object(path) for path in args.files])
+    table = scores_table([_score_of_file(path) for path in args.files])
     if args.document:
         replace_block(args.document, args.verb, table)
     print(table)
+
+
+def _score_of_file(path):
+    try:
+        score = read_json_object(path)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} cannot be read ({error}): let `score` write it again.") from error
+    if not {"kid", "frechet_distance", "precision", "recall"} <= score.keys():
+        raise ValueError(f"{path} is no score: name files that `score` or `score_folder` has written.")
+    return score
 
 
 def _labelled(args, pipe, split):

@@ -1,6 +1,6 @@
 """The options of `evaluate`, verb by verb."""
 
-from ..entrance import Parser
+from ..entrance import Parser, model_folder
 from ..evaluation.features import DEFAULT_EXTRACTOR
 from ..evaluation.metrics import KID_SUBSET_SIZE
 from ..evaluation.scoring import FEW_STEP_SOLVERS, SCALES, STEPS
@@ -42,7 +42,13 @@ def parse(arguments: list[str] | None, prog: str | None, description: str):
 
     students = verb("students", "measures students beside their teacher: KID of several sets of images, and time")
     _model_options(students, num_images=500)
-    students.add_argument("--students", nargs="+", required=True, help="folders of students, or their ids on the Hub")
+    students.add_argument(
+        "--students",
+        nargs="+",
+        required=True,
+        type=model_folder,
+        help="folders of students, names of shipped ones, or ids",
+    )
     students.add_argument(
         "--steps", type=int, nargs="+", default=TEACHER_STEPS, help="numbers of steps of the teacher, --model"
     )
@@ -127,7 +133,9 @@ def _guidance_option(options):
 
 
 def _speed_options(options):
-    options.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    options.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="what computes"
+    )
     options.add_argument("--compile", action="store_true", help="compile the network: a wait, then faster batches")
 
 

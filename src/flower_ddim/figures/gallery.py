@@ -109,7 +109,10 @@ class Gallery:
 
     def samples_by_epoch(self):
         paths, count = [Path(path) for path in self.checkpoints], 10
-        if all(path.is_file() for path in paths):
+        are_files = {path.is_file() for path in paths}
+        if len(are_files) == 2:
+            raise ValueError("`checkpoints` are folders and files: give either pipeline folders or sample grids.")
+        if are_files == {True}:
             rows = [figures.cut_grid(PIL.Image.open(path), *self.pipe.latent_shape[1:])[:count] for path in paths]
             figure = figures.image_grid(rows, row_labels=[re.sub("-0*", " ", path.stem) for path in paths])
         else:

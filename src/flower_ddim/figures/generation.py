@@ -80,7 +80,10 @@ def classes(pipe: DiffusionPipeline, latents: torch.Tensor, labels: Sequence[str
 
 
 def every_class(pipe: DiffusionPipeline, latents: torch.Tensor, columns: int = 12) -> Figure:
-    """Draws an image of every class that has a name, each from its own noise of (number of classes, C, H, W)."""
+    """Draws an image of every class that has a name, each from its own noise of (number of classes, C, H, W).
+
+    The model must have names for its classes (`pipe.labels`).
+    """
     names = list(pipe.labels)
     images = [generated(pipe, noise[None], class_labels=name)[0] for name, noise in zip(names, latents, strict=True)]
     return captioned_grid(images, [_wrapped(name) for name in names], columns)

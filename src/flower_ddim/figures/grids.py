@@ -37,7 +37,7 @@ def image_grid(rows: Sequence[Sequence], row_labels: Sequence[str] = (), column_
 
 
 def captioned_grid(images: Sequence, captions: Sequence[str], columns: int = 8) -> Figure:
-    """Draws images row by row, each with its name above it."""
+    """Draws images row by row, each with its caption above it."""
     rows = math.ceil(len(images) / columns)
     lines = max(caption.count("\n") + 1 for caption in captions)
     height = CELL + 0.12 * lines + 0.08  # inches, of an image with its caption
@@ -54,8 +54,16 @@ def captioned_grid(images: Sequence, captions: Sequence[str], columns: int = 8) 
 
 
 def cut_grid(grid: Image.Image, height: int, width: int) -> list[np.ndarray]:
-    """The images of a grid without gaps, such as the trainer's samples, row by row."""
+    """The images of a grid without gaps, such as the trainer's samples, row by row: arrays (height, width, C).
+
+    Raises:
+        ValueError: if it cannot be a grid of images of this height and width.
+    """
     pixels = np.asarray(grid)
+    if pixels.shape[0] % height or pixels.shape[1] % width:
+        raise ValueError(
+            f"A grid of {grid.width}×{grid.height} pixels holds no images of {width}×{height}: name the model that generated it."
+        )
     tops, lefts = range(0, pixels.shape[0], height), range(0, pixels.shape[1], width)
     return [pixels[top : top + height, left : left + width] for top in tops for left in lefts]
 

@@ -17,7 +17,7 @@ from .prefetching import Prefetcher
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 Drawn = tuple[torch.Tensor | None, ...]  # uint8 pixels (B, H, W, C), noise, times, whether to flip, labels
 
-# What a GPU may compute while one batch is drawn. Each is some megabytes.
+# How many are drawn ahead for a GPU, some megabytes each.
 BATCHES_AHEAD = 4
 
 

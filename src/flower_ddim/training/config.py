@@ -76,7 +76,7 @@ class TrainingConfig:
     )
     eval_kid_epochs: int = option(
         0,
-        "Epochs between measurements of KID, the best of which is kept in output_dir/best; 0 measures none.",
+        "Epochs between measurements of KID; the model with the lowest is kept in output_dir/best; 0 measures none.",
         at_least=0,
         in_card=False,
     )
@@ -142,7 +142,9 @@ class TrainingConfig:
         None, "Diffusion schedule (offset_cosine).", choices=["linear", "cosine", "offset_cosine"]
     )
     prediction_type: str | None = option(
-        None, "What the network learns (epsilon, the noise).", choices=["epsilon", "sample", "v_prediction"]
+        None,
+        "What the network predicts: epsilon (the noise, if left out), sample (the picture) or v_prediction.",
+        choices=["epsilon", "sample", "v_prediction"],
     )
     growth_steps: list[int] | None = option(
         None,
@@ -196,13 +198,13 @@ class TrainingConfig:
     lr_warmup_steps: int = option(0, "Optimizer steps in which the learning rate rises from 0.", at_least=0)
     adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.")
     adam_beta2: float = option(0.999, "AdamW's decay of the squared gradient.")
-    adam_weight_decay: float = option(1e-4, "Weight decay.", at_least=0)
+    adam_weight_decay: float = option(1e-4, "Weight decay of AdamW and Muon.", at_least=0)
     adam_epsilon: float = option(1e-8, "AdamW's epsilon.")
     max_grad_norm: float | None = option(None, "Clip the norm of the gradient to this.", above=0)
     use_ema: bool = option(
         True, "Save and sample from the moving average of the weights, not the last ones.", fixed=True
     )
-    ema_max_decay: float = option(0.999, "Decay of the average.")
+    ema_max_decay: float = option(0.999, "Decay of the average, or what it rises to.")
     ema_power: float | None = option(
         None, "Power p of the average's warm-up, decay 1 - (1 + step/inv_gamma)^-p; without it there is no warm-up."
     )
@@ -213,7 +215,7 @@ class TrainingConfig:
         0, "Seed of the initial weights, the order of the pictures, flips, noise and times.", at_least=0
     )
     mixed_precision: str | None = option(
-        None, "By default what accelerate was launched with.", choices=["no", "fp16", "bf16"]
+        None, "Precision of the network; by default what accelerate was launched with.", choices=["no", "fp16", "bf16"]
     )
     compile: bool = option(
         False,
@@ -284,13 +286,16 @@ class TrainingConfig:
                 raise ValueError(f"`{given[0]}` is for students: name a `teacher`, too.")
             return
         says = ("init_from", "model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule")
-        for name in (*says, "prediction_type", "growth_steps", "max_train_steps"):
+        for name in (*says, "prediction_type"):
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` contradicts `teacher`, which already says that. Leave one of them out.")
+        for name, remedy in (("growth_steps", "give `--growth_steps 0`"), ("max_train_steps", "set `halving_steps`")):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` is not for students: {remedy}.")
         if 2**self.num_halvings * self.student_steps != self.teacher_steps or not self.num_halvings:
             raise ValueError(
-                f"`teacher_steps` is {self.teacher_steps} and `student_steps` {self.student_steps}, but each halving makes half as "
-                "many: give two, four, eight, … times as many as the student's."
+                f"`teacher_steps` is {self.teacher_steps}, but must be 2, 4, 8, … times the {self.student_steps} of "
+                "`student_steps`: each halving makes half as many."
             )
 
     @property
@@ -301,17 +306,22 @@ class TrainingConfig:
     def _check_course(self):
         """Options that need or exclude one another."""
         if self.overwrite_output_dir and self.resume_from_checkpoint:
-            raise ValueError("`overwrite_output_dir` contradicts `resume_from_checkpoint`: go on, or start anew?")
+            raise ValueError(
+                "`overwrite_output_dir` starts anew and `resume_from_checkpoint` goes on: leave one of them out."
+            )
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise ValueError(
-                "`lr_scheduler` constant has no warm-up: choose constant_with_warmup for `lr_warmup_steps`."
+                "`lr_scheduler` constant has no warm-up: choose constant_with_warmup, linear or cosine, or leave "
+                "`lr_warmup_steps` out."
             )
         if self.ema_inv_gamma != 1.0 and self.ema_power is None:
             raise ValueError("`ema_inv_gamma` belongs to the warm-up of the average: give `ema_power` too.")
         if self.eval_kid_epochs and not self.validation_epochs:
             raise ValueError("`eval_kid_epochs` needs validation pictures: give `--validation_epochs 1` or more.")
         if not self.push_to_hub and (self.hub_model_id or self.hub_private_repo):
-            raise ValueError("`hub_model_id` and `hub_private_repo` need `push_to_hub`.")
+            raise ValueError(
+                "`hub_model_id` and `hub_private_repo` are for `push_to_hub`: give that, or leave them out."
+            )
 
     def _check_streaming(self):
         if self.streaming and self.validation_epochs:

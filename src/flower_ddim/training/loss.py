@@ -53,4 +53,4 @@ def prediction_error(prediction: torch.Tensor, target: torch.Tensor, loss: str) 
 def warn_of_zero_noise(loss: float, finest_level: int):
     """Warns where the mean absolute error of the noise is that of predicting none, though pooling has weakened it."""
     if loss > 0.97 * ZERO_NOISE_LOSS / 2**finest_level:
-        logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: is the learning rate sensible?")
+        logger.warning(f"The loss {loss:.3f} is still that of predicting no noise: try another `learning_rate`.")

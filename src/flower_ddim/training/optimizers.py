@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from diffusers.optimization import get_scheduler
 
+from ..machine import has_bfloat16
 from .config import TrainingConfig
 
 
@@ -66,11 +67,16 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
                     self._update(weight, group["lr"], group["weight_decay"], group["momentum"])
+        return loss
 
     def _update(self, weight: torch.Tensor, lr: float, weight_decay: float, momentum: float):
         # In the memory of channels_last weights, height and width come before the input channels.
@@ -86,7 +92,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """About the nearest orthogonal matrix, by Newton-Schulz iteration: the singular values move to between 0.7 and 1.2."""
+    """About the nearest orthogonal matrix, by Newton-Schulz iteration: the singular values come near 1, within a third."""
     a, b, c = 3.4445, -4.775, 2.0315  # chosen by Jordan et al. for speed; the values need not come to 1
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if is_tall else matrix).to(_fast_dtype(matrix.device))
@@ -98,9 +104,8 @@ def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device has instructions for it: few digits are enough."""
-    is_emulated = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.float32 if is_emulated else torch.bfloat16
+    """bfloat16, whose few digits are enough, unless a processor would have to emulate it."""
+    return torch.float32 if device.type == "cpu" and not has_bfloat16() else torch.bfloat16
 
 
 def _matrix(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:

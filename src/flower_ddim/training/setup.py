@@ -107,7 +107,9 @@ def build_model(
         logger.warning(f"The training keeps the channel statistics of {config.init_from}: {own}.")
         height, width = pipe.latent_shape[1:]
         if (height, width) != (config.resolution,) * 2:
-            logger.warning(f"It made pictures of {width}×{height} pixels; `resolution` is {config.resolution}.")
+            logger.warning(
+                f"{config.init_from} made pictures of {width}×{height} pixels; it goes on with `resolution`."
+            )
         statistics = {}
         scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
     else:

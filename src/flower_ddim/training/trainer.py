@@ -138,7 +138,8 @@ class Trainer:
                 write_text(self.output.claim("training.yaml"), yaml.safe_dump(record, sort_keys=False))
         if self.config.teacher:
             logger.info(
-                f"The first student learns to make in {self.config.teacher_steps // 2} steps what its teacher does in twice."
+                f"The first student learns to make in {self.config.teacher_steps // 2} steps what its teacher makes in "
+                f"{self.config.teacher_steps}."
             )
         else:
             logger.info(f"A network that predicts no noise at all has a mean absolute error of {ZERO_NOISE_LOSS:.3f}.")
