@@ -104,7 +104,7 @@ def test_scores_are_set_side_by_side_if_they_can_be_compared(score, tmp_path):
     table = scores_table([score, guided])
     names, scales = zip(*(line.split(" | ")[:3:2] for line in table.splitlines()[2:4]), strict=True)
     assert names == (f"| {score['model']}", "| guided") and scales == ("", "2.5")
-    with pytest.raises(ValueError, match="only with the same reference, extractor and number of images"):
+    with pytest.raises(ValueError, match="with the same `--reference` and `--num_images`"):
         scores_table([score, score | {"num_images": 5}])
 
 

@@ -129,7 +129,7 @@ def test_images_of_other_options_are_not_mixed(model, single):
     pipe.save_pretrained(trained_further := single.with_name("trained-further"))
     with pytest.raises(ValueError, match="name another folder"):
         generate_folder(trained_further, single, 5, 3)
-    for num_images, num_inference_steps in ((0, 3), (5, 0)):
-        with pytest.raises(ValueError, match="num_images"):
+    for num_images, num_inference_steps, wrong in ((0, 3, "num_images"), (5, 0, "num_inference_steps")):
+        with pytest.raises(ValueError, match=f"`{wrong}` is 0, but must be at least 1"):
             generate_folder(model, single.parent / "new", num_images, num_inference_steps)
     assert not (single.parent / "new").exists()

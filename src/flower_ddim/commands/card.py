@@ -70,7 +70,7 @@ def _parse(arguments, prog):
         "--images",
         nargs=3,
         metavar=tuple(IMAGES),
-        help="pictures that it shows; without, a model generates its own beside the card, but for the shipped one",
+        help="pictures that it shows; otherwise the model generates them beside the card",
     )
     shown.add_argument("--no_images", action="store_true", help="show no pictures")
     return parser.parse_args(arguments)

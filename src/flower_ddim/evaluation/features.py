@@ -63,8 +63,8 @@ def load_extractor(name: str = DEFAULT_EXTRACTOR, device: str | torch.device = "
     except ModuleNotFoundError as error:
         offline = f" {_OFFLINE}" if name != DEFAULT_EXTRACTOR else ""
         raise ValueError(
-            f"The feature extractor {name} needs a package ({error}).{offline} Inception needs torch-fidelity, every extractor: "
-            f"{install_command('metrics')}"
+            f"The feature extractor {name} needs a package that is missing ({error}): {install_command('metrics')}; for inception "
+            f"also `pip install torch-fidelity`.{offline}"
         ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

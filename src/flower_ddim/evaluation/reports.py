@@ -30,10 +30,13 @@ def scores_table(scores: Sequence[dict]) -> str:
     Raises:
         ValueError: if they cannot be compared: for other real pictures, features, or numbers of images.
     """
-    shared = [(score["reference"], score["feature_extractor"], score["num_images"]) for score in scores]
-    if any(settings != shared[0] for settings in shared):
-        raise ValueError("Scores can be compared only with the same reference, extractor and number of images.")
-    reference, extractor, count = shared[0]
+    reference, extractor, count = (scores[0][name] for name in ("reference", "feature_extractor", "num_images"))
+    for score in scores:
+        if (score["reference"], score["feature_extractor"], score["num_images"]) != (reference, extractor, count):
+            raise ValueError(
+                f"The score of {score.get('model', score.get('images'))} is of other real pictures, features or numbers of images "
+                "than the first: score both with the same `--reference` and `--num_images`."
+            )
     lines = [
         [
             score.get("model", score.get("images")),

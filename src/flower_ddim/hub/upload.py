@@ -145,7 +145,10 @@ def verify_export(folder: str | Path, variant: str | None = None):
         generator = torch.Generator().manual_seed(0)
         images.append(pipe(generator=generator, num_inference_steps=2, output_type="pt").images)
     if not torch.equal(*images):
-        raise ValueError("What was saved of the pipeline generates another image without the package than with it.")
+        raise ValueError(
+            "What was saved of the pipeline generates other images without the package than with it, so nothing was uploaded: "
+            "please report that."
+        )
 
 
 def upload_folder(

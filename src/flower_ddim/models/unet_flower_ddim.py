@@ -139,11 +139,11 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if (dim := config.noise_embedding_dim) < 4 or dim % 2:
             raise ValueError(f"`noise_embedding_dim` is {dim}, but must be even and at least 4.")
         if len(config.block_out_channels) < 1 or config.layers_per_block < 1:
-            raise ValueError("`block_out_channels` and `layers_per_block` must name at least one width and one layer.")
+            raise ValueError("`block_out_channels` and `layers_per_block` must give at least one width and one layer.")
         for name in ("image_mean", "image_std"):
             values = _as_list(config[name])
             if not all(isinstance(value, (int, float)) and abs(value) <= MAX_STATISTIC for value in values):
-                raise ValueError(f"`{name}` is {config[name]!r}, but must be made of numbers of the order of one.")
+                raise ValueError(f"`{name}` is {config[name]!r}, but must be made of numbers up to {MAX_STATISTIC:,}.")
             if len(values) not in (1, config.out_channels):
                 raise ValueError(
                     f"`{name}` has {len(values)} numbers for {config.out_channels} channels; give one a channel, or a single one."
@@ -161,10 +161,10 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if names is not None and (
             count is None or len(names) != count or len({name for name in names if isinstance(name, str)}) != count
         ):
-            raise ValueError(f"`class_names` must be as many different names as `num_class_embeds` says, {count}.")
+            raise ValueError(f"`class_names` must be {count} different names, as many as `num_class_embeds`.")
         for scale in (config.default_guidance_scale, 1 if (w := config.distilled_guidance_scale) is None else w):
             if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf or (count is None and scale != 1):
-                raise ValueError(f"A guidance scale is {scale!r}, but must be a number from 0, and 1 without classes.")
+                raise ValueError(f"A guidance scale is {scale!r}, but must be at least 0, and 1 without classes.")
 
     def _initialize(self):
         """Glorot-uniform kernels and zero biases; the last convolution is zero, so that no noise is predicted at first.
@@ -270,7 +270,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         """Raises a ValueError for labels of another shape than [`forward`] takes, and for any on a model without classes."""
         classes = self.config.num_class_embeds
         if classes is None:
-            raise ValueError("`class_labels` must be None: this model knows no classes.")
+            raise ValueError("`class_labels` must be left out: this model knows no classes.")
         shape = (batch_size, classes + 1) if class_labels.is_floating_point() else (batch_size,)
         if tuple(class_labels.shape) != shape:
             raise ValueError(

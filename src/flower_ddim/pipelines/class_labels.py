@@ -44,7 +44,7 @@ class ClassLabels:
 
     def _check_any(self):
         if not self.count:
-            raise ValueError("`class_labels` must be None: this model knows no classes.")
+            raise ValueError("`class_labels` must be left out: this model knows no classes.")
 
     def _index_of_name(self, label: str) -> int:
         if label in self.names:
@@ -74,7 +74,9 @@ class ClassLabels:
             return None
         self._check_any()
         if isinstance(class_labels, torch.Tensor) and class_labels.is_floating_point():
-            if not self.has_null_class or class_labels.ndim != 2 or class_labels.shape[1] != self.count + 1:
+            if not self.has_null_class:
+                raise ValueError("This network takes no weights of classes: give `class_labels` as names or indices.")
+            if class_labels.ndim != 2 or class_labels.shape[1] != self.count + 1:
                 shape = tuple(class_labels.shape)
                 raise ValueError(f"`class_labels` has the shape {shape}, but weights need (N, {self.count + 1}).")
             return class_labels

@@ -20,9 +20,9 @@ from .portable import PortablePipeline, _from_package
 
 @dataclass
 class DenoisingState:
-    """A generation after one of its steps: which step at which timestep, what it began with, and what came of it, (B, C, H, W).
+    """A generation after one of its steps, from `noisy` to `latents`, both (B, C, H, W); `step_index` counts from 0.
 
-    The next step begins with what stands in `latents` by then, after the last step the images. `predicted` is None if not told.
+    The next step begins with what stands in `latents` by then. `predicted` is the image, None if the scheduler tells none.
     """
 
     step_index: int

@@ -107,10 +107,11 @@ def _generated(
 
 
 def _check_numbers(eta: float, **counts: int | None):
-    counts = {name: number for name, number in counts.items() if number is not None}
-    if min(counts.values()) < 1 or not 0 <= eta <= 1:
-        given = ", ".join(f"`{name}` = {number}" for name, number in counts.items())
-        raise ValueError(f"{given} must be at least 1, and `eta` = {eta} must lie in [0, 1].")
+    for name, number in counts.items():
+        if number is not None and number < 1:
+            raise ValueError(f"`{name}` is {number}, but must be at least 1.")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
 
 
 def load_with_checksum(
@@ -213,7 +214,9 @@ def _check_options(output_dir: Path, options: dict):
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, or name another folder.") from error
     if earlier != options:
-        raise ValueError(f"{output_dir} holds images made with {earlier}, not with {options}: name another folder.")
+        names = [name for name in {**earlier, **options} if earlier.get(name) != options.get(name)]
+        there, here = ({name: made.get(name) for name in names} for made in (earlier, options))
+        raise ValueError(f"{output_dir} holds images made with {there}, not with {here}: name another folder.")
 
 
 def _record(path: Path) -> dict | None:

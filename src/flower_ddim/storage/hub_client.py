@@ -74,10 +74,10 @@ def explain_hub_failure(failure: Exception, what: str) -> OSError:
         return OSError(f"{what}: the Hub answered {status}, so try again later.")
     if status is not None:
         reason = getattr(failure, "server_message", None) or first_line(failure)
-        return OSError(f"{what}: the Hub answered {status} ({reason.rstrip('.')}), so check what was asked for.")
+        return OSError(f"{what}: the Hub answered {status} ({reason.rstrip('.')}), so check name, kind and options.")
     if isinstance(failure, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
         return OSError(
-            f"{what}: it is not in the cache, and the Hub is not asked or does not answer (HF_HUB_OFFLINE)."
+            f"{what}: it is not in the cache, and the Hub was not reached. Unset HF_HUB_OFFLINE, or download it first."
         )
     return OSError(f"{what}: the Hub cannot be reached ({first_line(failure)}), so check the connection.")
 

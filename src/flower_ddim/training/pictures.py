@@ -148,9 +148,11 @@ def pictures_of_training(folder: str | Path) -> tuple[ImageArray, ImageArray, in
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
         config = TrainingConfig(**record["options"])
     except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} was not written by this version of the trainer ({error}).") from error
+        raise ValueError(
+            f"{path} was not written by this version of the trainer ({error}): give the pictures with `--data`."
+        ) from error
     if not config.validation_epochs:
-        raise ValueError(f"The training of {folder} kept no pictures for validation: give `--data` others.")
+        raise ValueError(f"The training of {folder} kept no pictures for validation: give others with `--data`.")
     pictures = load_pictures(config, global_batch=1, rank=0, world=1)
     # One picture more divides them in another way, and a score would be of pictures that the model has seen.
     was, now = record.get("pictures", pictures.summary), pictures.summary
