@@ -44,6 +44,7 @@ gallery: check-data $(VENV)/.installed-test            ## draw the pictures in d
 		--format webp --output_dir docs/figures
 	$(RUN) scripts/figures.py --model flower-ddim-64-names --only classes every_class class_interpolation \
 		--format webp --output_dir docs/figures/names
+	$(RUN) scripts/figures.py --model flower-ddim-64-names-4 --only classes --format webp --output_dir docs/figures/names-4
 	$(RUN) scripts/interpolate.py --num_anchors 5 --size 128 --output docs/figures/loop.webp
 	$(RUN) scripts/model_card.py
 

@@ -105,3 +105,15 @@ def test_flowers_have_the_colours_of_their_names():
     assert poppy[0] > poppy[1:].max() + 0.2  # red
     assert gentian[2] > gentian[:2].max() + 0.1  # blue
     assert windflower.std() < 0.1  # white
+
+
+def test_the_student_generates_the_flowers_of_its_teacher_by_name():
+    teacher, student = (load_pipeline(pretrained(f"flower-ddim-64-names{end}")) for end in ("", "-4"))
+    names = ["sunflower", "corn poppy", "stemless gentian"]
+    latents = torch.randn(3, *teacher.latent_shape, generator=torch.Generator().manual_seed(0))
+    wanted = teacher(class_labels=names, latents=latents, output_type="pt").images
+    found = student(class_labels=names, latents=latents, output_type="pt").images
+    assert student.num_timesteps == 4
+    hurried = teacher(class_labels=names, latents=latents, num_inference_steps=4, output_type="pt").images
+    distances = [(images - wanted).square().mean().sqrt() for images in (found, hurried)]
+    assert distances[0] < 0.8 * distances[1]
