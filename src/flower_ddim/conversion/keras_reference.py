@@ -3,7 +3,13 @@
 Tests compare the conversion of weights with it, and the benchmark compares its speed.
 """
 
+import importlib.util
 import math
+import os
+
+
+# Keras reads this when it is imported, and would want TensorFlow. PyTorch is here in any case.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow" if importlib.util.find_spec("tensorflow") else "torch")
 
 import keras
 import numpy as np
