@@ -140,7 +140,7 @@ def test_failing_downloads_end_in_one_sentence_each(server, tmp_path):
         "me/none": "(404): check the name",
         "me/forbidden": "(403): log in",
         "me/broken": "the Hub answered 500, so try again later",
-        "me/private offline": "it is not in the cache, and the Hub is not asked",
+        "me/private offline": "it is not in the cache, and the Hub was not reached",
     }
     server.add("model", "me/private", {"model_index.json": b"{}"}, private=True)
     server.faults = {f"me/{n}": {"info": s, "resolve": s} for n, s in (("forbidden", 403), ("broken", 500))}

@@ -40,7 +40,7 @@ def pixels(image) -> torch.Tensor:
     image = image[None] if image.ndim == 3 else image
     image = image / 255 if image.dtype == torch.uint8 else image
     if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
-        raise ValueError(f"`images` are {image.dtype}, or not all in [0, 1]: give uint8, or fractions from 0 to 1.")
+        raise ValueError(f"`images` are {image.dtype}, not all finite in [0, 1]: give uint8 or fractions of 1.")
     return image.float()
 
 
@@ -64,7 +64,7 @@ def fit_pixels(picture: torch.Tensor, channels: int, height: int, width: int) ->
     """Gives a picture (C, H, W) the channels, height and width that the model takes."""
     if 0 in picture.shape or picture.shape[0] not in (1, 3, channels):
         shape = tuple(picture.shape)
-        raise ValueError(f"A picture is {shape}, but must be (C, H, W), of 1, 3 or {channels} channels.")
+        raise ValueError(f"A picture is {shape}, but needs 1, 3 or {channels} channels and at least one pixel.")
     array = crop_and_resize(picture.detach().permute(1, 2, 0).cpu().numpy(), height, width)
     if channels == 1 and array.shape[-1] == 3:  # ITU-R BT.601, as in Pillow; grey stays exact in float64
         array = (array.astype(np.float64) @ (0.299, 0.587, 0.114)).astype(np.float32)[..., None]
