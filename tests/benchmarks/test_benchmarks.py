@@ -48,21 +48,8 @@ def test_the_script_compares_and_fills_every_block_of_the_document(run_script, t
     assert 0 < compared["imports"]["import flower_ddim"][0] < compared["imports"]["FlowerDDIMPipeline"][0]
 
     run_script("benchmark.py", "sizes", *common, "--sample_sizes", 16, "--widths", 1, "--batch_sizes", 1, 2)
-    device = [
-        "--modes",
-        "float32",
-        "bfloat16",
-        "--train_batch_sizes",
-        2,
-        "--batch_sizes",
-        1,
-        2,
-        "--steps",
-        2,
-        "--rounds",
-        1,
-    ]
-    device += ["--num_inference_steps", 2, "--threads", 1, "--document", document, "--output", output]
+    device = ["--modes", "float32", "bfloat16", "--train_batch_sizes", 2, "--batch_sizes", 1, 2, "--threads", 1]
+    device += ["--steps", 2, "--rounds", 1, "--num_inference_steps", 2, "--document", document, "--output", output]
     run_script("benchmark.py", "device", *device)
     measured = json.loads(output.read_text())["device"]
     assert [(row["mode"], row["batch_size"]) for row in measured["training"]] == [("float32", 2), ("bfloat16", 2)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from .contenders import CONTENDERS, Job
+from .contenders import CONTENDERS, Job, check_counts
 from .processes import Worker
 
 
@@ -42,9 +42,7 @@ class Settings:
     tensorflow_python: str | None = None
 
     def __post_init__(self):
-        for name in ("rounds", "threads", "train_batch_size", "batch_size", "num_inference_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least 1.")
+        check_counts(self, "rounds", "threads", "train_batch_size", "batch_size", "num_inference_steps")
         unknown = ", ".join(set(self.contenders) - set(ENTRANTS))
         if unknown:
             raise ValueError(f"There is no contender {unknown}: choose among {', '.join(ENTRANTS)}.")

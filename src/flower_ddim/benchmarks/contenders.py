@@ -17,6 +17,13 @@ class Job:
     folder: str = ""  # of a saved model
 
 
+def check_counts(settings, *names: str):
+    """Raises a ValueError that names the attribute of `settings`, if one of these is less than 1."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(settings, name)}, but must be at least 1.")
+
+
 @dataclass(frozen=True)
 class Contender:
     """A row of the tables: its label, and the class that does the work.

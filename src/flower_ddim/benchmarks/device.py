@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 
-from .contenders import Contender, Job
+from .contenders import Contender, Job, check_counts
 from .torch_contenders import FlowerDDIM, check_loss
 
 
@@ -34,9 +34,7 @@ class DeviceSettings:
     threads: int = 1
 
     def __post_init__(self):
-        for name in ("num_inference_steps", "steps", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least 1.")
+        check_counts(self, "num_inference_steps", "steps", "rounds", "threads")
 
 
 def measure_device(settings: DeviceSettings) -> dict:

@@ -111,7 +111,10 @@ def fit_classifier(features: torch.Tensor, labels: np.ndarray):
 
 def named_right(classifier, features: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
     """The parts of pictures, given by features (N, D) and classes (N,), that are named right at first and among five."""
-    ranks = _ranks(classifier, features, labels)
+    return _shares(_ranks(classifier, features, labels))
+
+
+def _shares(ranks: np.ndarray) -> dict[str, float]:
     return {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
 
 
@@ -141,5 +144,4 @@ def _summary(ranks: np.ndarray, distances: np.ndarray) -> dict:
     if not len(ranks):
         return {"count": 0}
     median = float(np.median(distances))
-    shares = {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
-    return {"count": len(ranks), **shares, "nearest": median if np.isfinite(median) else None}
+    return {"count": len(ranks), **_shares(ranks), "nearest": median if np.isfinite(median) else None}

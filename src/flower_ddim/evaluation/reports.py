@@ -7,7 +7,7 @@ from .metrics import few_pictures
 
 def score_table(score: dict) -> str:
     """Writes a score, see [`compare`], with everything that it depends on."""
-    kid, reference = score["kid"], score["reference"]
+    kid = score["kid"]
     rows = [
         ("KID × 1000", _kid_times_1000(kid)),
         ("Fréchet distance", f"{score['frechet_distance']:.1f}"),
@@ -17,10 +17,9 @@ def score_table(score: dict) -> str:
     how = (
         f"{score['num_images']:,} images"
         + (f", {_steps_and_evaluations(score)} of {score['scheduler']}" if "scheduler" in score else "")
-        + f", against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
-        f"{score['feature_extractor']}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
+        + f", {_compared_with(score)}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
     )
-    few = few_pictures(score["num_images"], reference["num_images"])
+    few = few_pictures(score["num_images"], score["reference"]["num_images"])
     return f"{_table(['score', 'value'], rows)}\n{how}\n" + (f"\n**{few}**\n" if few else "")
 
 
@@ -30,9 +29,8 @@ def scores_table(scores: Sequence[dict]) -> str:
     Raises:
         ValueError: if they cannot be compared: for other real pictures, features, or numbers of images.
     """
-    reference, extractor, count = (scores[0][name] for name in ("reference", "feature_extractor", "num_images"))
     for score in scores:
-        if (score["reference"], score["feature_extractor"], score["num_images"]) != (reference, extractor, count):
+        if any(score[name] != scores[0][name] for name in ("reference", "feature_extractor", "num_images")):
             raise ValueError(
                 f"The score of {score.get('model', score.get('images'))} is of other real pictures, features or numbers of images "
                 "than the first: score both with the same `--reference` and `--num_images`."
@@ -49,10 +47,7 @@ def scores_table(scores: Sequence[dict]) -> str:
         ]
         for score in scores
     ]
-    text = (
-        f"{count:,} images each, against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
-        f"{extractor}.\n"
-    )
+    text = f"{scores[0]['num_images']:,} images each, {_compared_with(scores[0])}.\n"
     head = ["model", "steps", "guidance", "KID × 1000", "Fréchet distance", "precision", "recall"]
     return f"{_table(head, lines)}\n{text}"
 
@@ -62,10 +57,9 @@ def steps_table(result: dict) -> str:
     rows = {(row["solver"], row["num_inference_steps"]): _kid_of_row(row) for row in result["rows"]}
     solvers, numbers = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
     lines = [[str(number), *(rows[solver, number] for solver in solvers)] for number in numbers]
-    reference = result["reference"]
     text = (
-        f"KID × 1000 of {result['num_images']:,} images from the same noise, against {reference['num_images']:,} real ones "
-        f"({reference['name']}), in the feature space of {result['feature_extractor']}; the network ran in {result['dtype']}.\n"
+        f"KID × 1000 of {result['num_images']:,} images from the same noise, {_compared_with(result)}; the network ran in "
+        f"{result['dtype']}.\n"
     )
     if any(evaluations(row) != row["num_inference_steps"] for row in result["rows"]):
         text += "In brackets: network evaluations, where they are not as many as the steps.\n"
@@ -91,11 +85,10 @@ def students_table(result: dict) -> str:
         ]
         for row in result["rows"]
     ]
-    reference, seeds = result["reference"], ", ".join(map(str, result["seeds"]))
+    seeds = ", ".join(map(str, result["seeds"]))
     text = (
         f"Mean and standard deviation of {len(result['seeds'])} sets of {result['num_images']:,} images (seeds from {seeds}), "
-        f"against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
-        f"{result['feature_extractor']}; {result['dtype']}, batches of {result['batch_size']}, {result['threads']} threads.\n"
+        f"{_compared_with(result)}; {result['dtype']}, batches of {result['batch_size']}, {result['threads']} threads.\n"
     )
     return f"{_table(head, lines)}\n{text}"
 
@@ -115,10 +108,8 @@ def guidance_table(result: dict) -> str:
         ]
         for row in result["rows"]
     ]
-    reference = result["reference"]
     text = (
-        f"{result['num_images']:,} images a row in {result['num_inference_steps']} steps, against {reference['num_images']:,} real "
-        f"ones ({reference['name']}), in the feature space of {result['feature_extractor']}.\n"
+        f"{result['num_images']:,} images a row in {result['num_inference_steps']} steps, {_compared_with(result)}.\n"
     )
     return f"{_table(['guidance', 'KID × 1000', 'Fréchet distance', 'precision', 'recall', *shares.values()], lines)}\n{text}"
 
@@ -183,6 +174,15 @@ def memorization_table(report: dict) -> str:
         "nearest 1 % of held-out photographs.\n"
     )
     return f"{_table(['distance to the nearest training image', *columns], lines)}\n{text}"
+
+
+def _compared_with(result: dict) -> str:
+    """Which real pictures generated ones were compared with, and by what."""
+    reference = result["reference"]
+    return (
+        f"against {reference['num_images']:,} real ones ({reference['name']}), in the feature space of "
+        f"{result['feature_extractor']}"
+    )
 
 
 def _steps_and_evaluations(score: dict) -> str:

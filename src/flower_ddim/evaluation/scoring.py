@@ -223,13 +223,7 @@ class ScoredModel:
                 kid = kernel_distance(features, self.reference.features, subset_size=self.kid_subset_size)
                 counts = {"num_inference_steps": number, "network_evaluations": self.evaluations(pipe, number)}
                 rows.append({"solver": solver, **counts, "kid": kid})
-        return {
-            **self.record,
-            "num_images": self.num_images,
-            "feature_extractor": self.reference.extractor,
-            "reference": {"name": self.reference.source, "num_images": len(self.reference.features)},
-            "rows": rows,
-        }
+        return self._settings() | {"rows": rows}
 
     def quality_against_guidance(
         self, scales: Sequence[float], judge: Callable[[torch.Tensor, np.ndarray], dict] | None = None
@@ -256,13 +250,17 @@ class ScoredModel:
             row = {name: scores[name] for name in ("kid", "frechet_distance", "precision", "recall")}
             judged = judge(features, np.array(self.sampling["class_labels"])) if judge else {}
             rows.append({"guidance_scale": scale, **row, **judged})
+        settings = self._settings()
+        settings.pop("guidance_scale")  # each row has its own
+        return settings | {"num_inference_steps": steps, "rows": rows}
+
+    def _settings(self) -> dict:
+        """What all rows of a table have in common."""
         return {
-            **{name: value for name, value in self.record.items() if name != "guidance_scale"},
+            **self.record,
             "num_images": self.num_images,
-            "num_inference_steps": steps,
             "feature_extractor": self.reference.extractor,
             "reference": {"name": self.reference.source, "num_images": len(self.reference.features)},
-            "rows": rows,
         }
 
     def evaluations(self, pipe: FlowerDDIMPipeline, num_inference_steps: int) -> int:

@@ -3,6 +3,7 @@
 Images are arrays (H, W, C) or (H, W), uint8 or floating point in [0, 1], or PIL images.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -26,9 +27,7 @@ def image_grid(rows: Sequence[Sequence], row_labels: Sequence[str] = (), column_
     figure.subplots_adjust(left=left / width, right=1, bottom=0, top=1 - top / height, wspace=0.04, hspace=0.04)
     for i, row in enumerate(rows):
         for j, axis in enumerate(axes[i]):
-            axis.set(xticks=[], yticks=[], frame_on=False)
-            if j < len(row):
-                axis.imshow(as_pixels(row[j]), cmap="gray", vmin=0, vmax=255)
+            _show(axis, row[j] if j < len(row) else None)
         if row_labels:
             axes[i][0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
     for axis, label in zip(axes[0], column_labels, strict=False):
@@ -45,12 +44,17 @@ def captioned_grid(images: Sequence, captions: Sequence[str], columns: int = 8) 
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - (height - CELL) / (rows * height), wspace=0.04)
     figure.subplots_adjust(hspace=(height - CELL) / CELL)
-    for axis in axes:
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    for axis, image, caption in zip(axes, images, captions, strict=False):
-        axis.imshow(as_pixels(image), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(caption, fontsize=7, pad=2)
+    for axis, image, caption in itertools.zip_longest(axes, images, captions):
+        _show(axis, image)
+        axis.set_title(caption or "", fontsize=7, pad=2)
     return figure
+
+
+def _show(axis, image):
+    """Draws an image without a frame; `None` leaves its place empty."""
+    axis.set(xticks=[], yticks=[], frame_on=False)
+    if image is not None:
+        axis.imshow(as_pixels(image), cmap="gray", vmin=0, vmax=255)
 
 
 def cut_grid(grid: Image.Image, height: int, width: int) -> list[np.ndarray]:

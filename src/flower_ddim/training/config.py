@@ -267,6 +267,7 @@ class TrainingConfig:
         for source, says in (
             ("init_from", ("model_config_name_or_path", *sizes)),
             ("model_config_name_or_path", sizes),
+            ("teacher", ("init_from", "model_config_name_or_path", *sizes, "schedule", "prediction_type")),
         ):
             contradicting = [name for name in says if getattr(self, name) is not None]
             if getattr(self, source) is not None and contradicting:
@@ -285,10 +286,6 @@ class TrainingConfig:
             if given:
                 raise ValueError(f"`{given[0]}` is for students: name a `teacher`, too.")
             return
-        says = ("init_from", "model_config_name_or_path", "block_out_channels", "layers_per_block", "schedule")
-        for name in (*says, "prediction_type"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"`{name}` contradicts `teacher`, which already says that. Leave one of them out.")
         for name, remedy in (("growth_steps", "give `--growth_steps 0`"), ("max_train_steps", "set `halving_steps`")):
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` is not for students: {remedy}.")
@@ -306,9 +303,7 @@ class TrainingConfig:
     def _check_course(self):
         """Options that need or exclude one another."""
         if self.overwrite_output_dir and self.resume_from_checkpoint:
-            raise ValueError(
-                "`overwrite_output_dir` starts anew and `resume_from_checkpoint` goes on: leave one of them out."
-            )
+            raise ValueError("`overwrite_output_dir` starts anew and `resume_from_checkpoint` goes on: leave one out.")
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise ValueError(
                 "`lr_scheduler` constant has no warm-up: choose constant_with_warmup, linear or cosine, or leave "
@@ -319,9 +314,7 @@ class TrainingConfig:
         if self.eval_kid_epochs and not self.validation_epochs:
             raise ValueError("`eval_kid_epochs` needs validation pictures: give `--validation_epochs 1` or more.")
         if not self.push_to_hub and (self.hub_model_id or self.hub_private_repo):
-            raise ValueError(
-                "`hub_model_id` and `hub_private_repo` are for `push_to_hub`: give that, or leave them out."
-            )
+            raise ValueError("`hub_model_id` and `hub_private_repo` need `push_to_hub`: give it, or leave them out.")
 
     def _check_streaming(self):
         if self.streaming and self.validation_epochs:
