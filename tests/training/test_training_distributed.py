@@ -66,6 +66,17 @@ def test_a_run_of_two_processes_goes_on_in_one(launch_two, tmp_path_factory):
     assert list(metrics(output_dir)) == list(range(1, 11))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs torchrun needs nothing else")
+def test_processes_that_do_not_know_of_each_other_are_refused(launch_two, tmp_path):
+    completed = launch_two(
+        ROOT / "scripts" / "train.py", *words(tmp_path / "run"), use_cpu="false", expect_success=False
+    )
+    assert (
+        "2 processes started, but each would train alone: on CPUs write `ACCELERATE_USE_CPU=true" in completed.stderr
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_told_to_stop_leave_after_the_same_step(start_two, tmp_path_factory):
     """torchrun passes the signal on to both, which are in the middle of asking each other at most moments."""
     output_dir = tmp_path_factory.mktemp("stopped") / "run"

@@ -43,7 +43,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """
     if config.logger and importlib.util.find_spec(config.logger) is None:
         raise ValueError(f"`logger` {config.logger} is not installed: pip install {config.logger}.")
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started == 1:
         # accelerate keeps precision and compiler of the first run of a process, a notebook's say, for all later ones.
         AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -61,6 +62,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
         ],
     )
+    if accelerator.num_processes < started:
+        raise ValueError(
+            f"{started} processes started, but each would train alone: on CPUs write `ACCELERATE_USE_CPU=true torchrun ...`."
+        )
     device = accelerator.device.type
     if config.compile and device == "cpu":
         check_compiler()
