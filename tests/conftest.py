@@ -10,6 +10,8 @@ import pytest
 import torch
 
 
+pytest_plugins = ["page"]
+
 # No test may reach for the network, nor a process that one starts.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -176,11 +178,11 @@ def run_script():
     return run
 
 
-def _two(command):
+def _two(command, use_cpu="true"):
     """The command line and environment of two processes that find each other over the loopback."""
     # `accelerate launch --cpu` starts several processes only through MPI; torchrun needs nothing but PyTorch.
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return [*torchrun, *map(str, command)], os.environ | {"ACCELERATE_USE_CPU": "true"}
+    return [*torchrun, *map(str, command)], os.environ | {"ACCELERATE_USE_CPU": use_cpu}
 
 
 @pytest.fixture(scope="module")
@@ -191,14 +193,14 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def launch_two():
-    """Runs a script in two processes."""
+    """Runs a script in two processes; returns them completed, their output as text."""
 
-    def launch(*command):
-        arguments, environment = _two(command)
+    def launch(*command, use_cpu="true", expect_success=True):
+        arguments, environment = _two(command, use_cpu)
         completed = subprocess.run(
             arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
         )
-        assert completed.returncode == 0, completed.stderr
+        assert (completed.returncode == 0) == expect_success, completed.stderr
         return completed
 
     return launch
