@@ -14,7 +14,7 @@ MINUTES := 10
 help:            ## list the targets
 	@grep -E '^[a-z-]+: ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-flowers: $(VENV)/.installed            ## generate 16 flowers with the shipped model: flowers.png
+flowers: $(VENV)/.installed            ## generate 16 flowers with the default model: flowers.png
 	$(RUN) scripts/generate.py --num_images 16 --num_inference_steps 20 --seed 0 --output flowers.png
 
 train-demo: $(VENV)/.installed            ## train for ten minutes on two CPU cores: demo/samples.png (DATA=folder for your pictures)
@@ -29,7 +29,7 @@ train-demo: $(VENV)/.installed            ## train for ten minutes on two CPU co
 check-data:
 	@test "$(DATA)" != tests/data/flowers || { echo "Name a folder of flowers with train and validation splits: make $(MAKECMDGOALS) DATA=FOLDER"; exit 2; }
 
-evaluate: check-data $(VENV)/.installed-test            ## measure the shipped model against DATA, a folder of flowers: docs/evaluate.md
+evaluate: check-data $(VENV)/.installed-test            ## measure the default model against DATA, a folder of flowers: docs/evaluate.md
 	$(RUN) scripts/evaluate.py reference --data $(DATA) --output reference.safetensors
 	$(RUN) scripts/evaluate.py score --reference reference.safetensors --document docs/evaluate.md \
 		--output src/flower_ddim/pretrained/flower-ddim-64/metrics.json --num_images 500 --batch_size 50 --compile
@@ -38,7 +38,7 @@ evaluate: check-data $(VENV)/.installed-test            ## measure the shipped m
 	$(RUN) scripts/evaluate.py steps --reference reference.safetensors --num_images 64 --kid_subset_size 64 \
 		--compile --dtype bfloat16 --document docs/evaluate.md --output docs/evaluation/steps.json --format webp
 
-gallery: check-data $(VENV)/.installed-test            ## draw the pictures in docs/ with the shipped model and DATA, and render its card: model_card.md
+gallery: check-data $(VENV)/.installed-test            ## draw the pictures in docs/ with the default model and DATA, and render its card: model_card.md
 	$(RUN) scripts/generate.py --output docs/flowers.webp
 	$(RUN) scripts/figures.py --data $(DATA) --split validation --metrics src/flower_ddim/pretrained/flower-ddim-64/metrics.jsonl \
 		--format webp --output_dir docs/figures
@@ -78,7 +78,7 @@ lint-check: $(VENV)/.installed-dev            ## check the code, its format and 
 BENCH := $(RUN) scripts/benchmark.py
 bench: $(VENV)/.installed $(VENV)-bench/.installed            ## measure speed and memory beside Keras and diffusers: docs/performance.md
 	$(BENCH) compare --document docs/performance.md --output docs/performance/compare.json
-	$(BENCH) sizes --max_seconds 4 --document docs/performance.md --output docs/performance/sizes.json
+	$(BENCH) sizes --document docs/performance.md --output docs/performance/sizes.json
 
 clean:            ## remove what the other targets made
 	rm -rf $(VENV) $(VENV)-bench build flower.png flowers.png demo reference.safetensors

@@ -1,4 +1,4 @@
-"""Which of diffusers' schedulers make the shipped model's pictures in 20 steps, and what is said of the others."""
+"""Which of diffusers' schedulers make the default model's pictures in 20 steps, and what is said of the others."""
 
 import logging
 import re

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from ..machine import has_bfloat16
 from .contenders import CONTENDERS, Job, check_counts
 from .processes import Worker
 
@@ -17,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 CEILINGS = [name for name in CONTENDERS if name.startswith("ceiling-")]
 ENTRANTS = [name for name in CONTENDERS if name not in CEILINGS]
+
+
+def default_entrants() -> list[str]:
+    """All of them, or those in float32 on a processor without instructions for bfloat16, which it could only imitate."""
+    return [name for name in ENTRANTS if CONTENDERS[name].dtype == "float32" or has_bfloat16()]
 
 
 @dataclass
@@ -30,7 +36,7 @@ class Settings:
         tensorflow_python: interpreter for the contender in Keras, which does not take part without one.
     """
 
-    contenders: Sequence[str] = field(default_factory=lambda: list(ENTRANTS))
+    contenders: Sequence[str] = field(default_factory=default_entrants)
     rounds: int = 3
     threads: int = 1
     train_batch_size: int = 64
@@ -72,7 +78,7 @@ def compare(settings: Settings) -> dict:
 
 
 def take_turns(settings: Settings, task: str) -> dict[str, dict]:
-    """Lets every contender do `task` once a round, and measures the ceilings in between."""
+    """Lets every contender do `task` once a round, and measures the ceilings of their dtypes in between."""
     with ExitStack() as stack:
         workers = {}
         for name in settings.contenders:
@@ -80,7 +86,10 @@ def take_turns(settings: Settings, task: str) -> dict[str, dict]:
                 continue
             workers[name] = stack.enter_context(settings.worker(settings.job(name, task)))
             logger.info(f"{task}: {name} is ready after {workers[name].startup_seconds:.1f} s")
+        dtypes = {CONTENDERS[name].dtype for name in settings.contenders}
         for name in CEILINGS:
+            if CONTENDERS[name].dtype not in dtypes:
+                continue
             workers[name] = stack.enter_context(settings.worker(settings.job(name, "ceiling")))
         turns = {name: [] for name in workers}
         for i in range(settings.rounds):

@@ -94,7 +94,7 @@ def startup_table(result: dict) -> str:
 
 def machine_table(result: dict) -> str:
     """Writes machine and versions."""
-    machine = result["machine"]
+    machine, contender = result["machine"], result.get("settings", {}).get("contender")
     versions = dict(machine["versions"])
     for row in (*result.get("training", {}).values(), *result.get("generation", {}).values()):
         versions |= row["versions"]
@@ -104,6 +104,7 @@ def machine_table(result: dict) -> str:
             *([["device", result["device"]["name"]]] if "device" in result else []),
             ["processor", machine["processor"]],
             ["cores, threads used", f"{machine['cores']}, {machine['threads']}"],
+            *([["computes in", CONTENDERS[contender].dtype]] if contender else []),
             ["memory", f"{machine['memory_gib']:.0f} GiB"],
             ["system", f"{machine['system']}, Python {machine['python']}"],
             ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],

@@ -36,7 +36,7 @@ class SizeSettings:
     batch_sizes: Sequence[int] = (1, 4, 16, 64, 256)
     block_out_channels: Sequence[int] = (32, 64, 96, 128)
     layers_per_block: int = 2
-    contender: str = "flower_ddim-bfloat16"
+    contender: str = "flower_ddim-float32"
     num_inference_steps: int = 20
     measured_steps: int = 2
     max_seconds: float = 10.0

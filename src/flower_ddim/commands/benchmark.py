@@ -7,7 +7,7 @@ The numbers go into a JSON file, their tables into a document. The machine shoul
 import time
 from dataclasses import asdict
 
-from ..benchmarks.comparison import ENTRANTS, Settings, compare
+from ..benchmarks.comparison import ENTRANTS, Settings, compare, default_entrants
 from ..benchmarks.device import MODES, DeviceSettings, measure_device
 from ..benchmarks.processes import find_tensorflow
 from ..benchmarks.report import (
@@ -23,7 +23,7 @@ from ..benchmarks.report import (
 from ..benchmarks.runtimes import RuntimeSettings, measure_runtimes
 from ..benchmarks.sizes import SizeSettings, measure_sizes
 from ..entrance import Parser
-from ..machine import describe_machine, usable_cores
+from ..machine import describe_machine, has_bfloat16, usable_cores
 from ..storage.documents import check_blocks, replace_block
 from ..storage.files import check_output, write_json
 from .options import add_model_option
@@ -48,7 +48,9 @@ def _parse(arguments, prog):
         return options
 
     comparison = verb("compare", "sets contenders side by side: training, generation, first picture, memory")
-    comparison.add_argument("--contenders", nargs="+", default=ENTRANTS, choices=ENTRANTS, help="who takes part")
+    comparison.add_argument(
+        "--contenders", nargs="+", default=default_entrants(), choices=ENTRANTS, help="who takes part"
+    )
     comparison.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     comparison.add_argument("--train_batch_size", type=int, default=64, help="images in a training step")
     comparison.add_argument("--batch_size", type=int, default=16, help="images that are generated at a time")
@@ -58,7 +60,8 @@ def _parse(arguments, prog):
     )
 
     sizes = verb("sizes", "measures training and generation by pixels, width and batch size, and the memory they take")
-    sizes.add_argument("--contender", default="flower_ddim-bfloat16", choices=ENTRANTS, help="what is measured")
+    best = "flower_ddim-bfloat16" if has_bfloat16() else "flower_ddim-float32"
+    sizes.add_argument("--contender", default=best, choices=ENTRANTS, help="what is measured")
     sizes.add_argument("--sample_sizes", type=int, nargs="+", default=[32, 64, 128], help="sides of the images")
     sizes.add_argument("--widths", type=int, nargs="+", default=[1, 2], help="factors of block_out_channels")
     sizes.add_argument(
