@@ -35,6 +35,7 @@ evaluate: check-data $(VENV)/.installed-test            ## measure the default m
 		--output src/flower_ddim/pretrained/flower-ddim-64/metrics.json --num_images 500 --batch_size 50 --compile
 	$(RUN) scripts/evaluate.py overfitting --data $(DATA) --num_images 200 --num_pictures 200 --document docs/evaluate.md \
 		--output_dir docs/evaluation --format webp
+	$(RUN) scripts/evaluate.py scores --files src/flower_ddim/pretrained/*/metrics.json --document docs/evaluate.md
 	$(RUN) scripts/evaluate.py steps --reference reference.safetensors --num_images 64 --kid_subset_size 64 \
 		--compile --dtype bfloat16 --document docs/evaluate.md --output docs/evaluation/steps.json --format webp
 

@@ -23,7 +23,7 @@ def pretrained(name: str) -> str:
 
     near = difflib.get_close_matches(name, folders, n=1)
     question = f": did you mean {near[0]}?" if near else "."
-    raise ValueError(f"There is no model {name!r}; with the package come {', '.join(sorted(folders))}{question}")
+    raise ValueError(f"There is no model {name!r}; the package has {', '.join(sorted(folders))}{question}")
 
 
 #: Folder of the model that is used where none is named.

@@ -1,6 +1,7 @@
 """What the numbers were measured on, and with."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 from functools import cache
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
 
@@ -36,6 +39,15 @@ def describe_machine(threads: int) -> dict:
 def has_bfloat16() -> bool:
     """Whether the processor has instructions for bfloat16; where its system does not tell, it counts as if it had none."""
     return any(map(_has_flag, ("avx512_bf16", "amx_bf16", "bf16")))
+
+
+def warn_of_emulated_bfloat16(dtype: str, device: str):
+    """Warns where a processor computes in bfloat16 (`dtype`) without instructions for it."""
+    if dtype in ("bfloat16", "bf16") and device == "cpu" and not has_bfloat16():
+        logger.warning(
+            "This processor has no known instructions for bfloat16, so float32 may be several times as fast: choose that, in "
+            "training with `--mixed_precision no`."
+        )
 
 
 def _processor() -> str:

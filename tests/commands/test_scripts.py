@@ -71,7 +71,7 @@ def test_generate_writes_a_captioned_row_for_every_class(run_script, tmp_path):
 def test_generate_explains_bad_input(run_script, tmp_path):
     for arguments, message in (
         (["--model", tmp_path / "missing"], "There is no folder"),
-        (["--num_images", 0], "batch_size"),
+        (["--num_images", 0], "`num_images` is 0"),
         (["--num_inference_steps", 0], "num_inference_steps"),
         (["--class_labels", "rose"], "knows no classes"),
     ):

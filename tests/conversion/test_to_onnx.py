@@ -103,7 +103,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path):
         (pipeline(make_unet(in_channels=1, out_channels=1, sample_size=(4, 12), block_out_channels=(8, 8))), None),
         (
             pipeline(make_unet(in_channels=1, out_channels=1, sample_size=(2, 4), block_out_channels=(8, 8))),
-            "by sixteens",
+            "in blocks of 16",
         ),
         (pipeline(make_unet(schedule="cosine"), schedule="cosine"), "leaves no signal at its last timestep"),
         (FlowerDDIMPipeline(make_unet(), DDIMScheduler.from_config(FlowerDDIMScheduler().config)), "from_config"),

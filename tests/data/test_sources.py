@@ -123,7 +123,7 @@ def test_folders_are_splits_where_all_are(tmp_path, cache, caplog, pictures, exp
     save_pictures(tmp_path / "data", **pictures)
     (tmp_path / "data" / "notes").mkdir()
     assert counts({"data_dir": str(tmp_path / "data")}, cache) == expected
-    assert ("all are taken as one split" in caplog.text) is ("roses" in pictures or "." in pictures)
+    assert ("all files are the split 'train'" in caplog.text) is ("roses" in pictures or "." in pictures)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_unusable_sources_are_explained(tmp_path, cache):
     (tmp_path / "notes" / "train.csv").write_text("title,petals\nrose,30\n")
     with pytest.raises(ValueError, match="no image column, only title, petals"):
         open_dataset(data_dir=str(tmp_path / "notes"), **cache)
-    with pytest.raises(ValueError, match="no split 'test'; it has train"):
+    with pytest.raises(ValueError, match="no split 'test': choose one of train"):
         open_dataset(data_dir=str(FLOWERS), split="test", **cache)
     for sources in ({}, {"dataset_name": "a/b", "data_dir": str(tmp_path)}):
         with pytest.raises(ValueError, match="either as `dataset_name`"):

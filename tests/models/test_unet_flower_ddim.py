@@ -109,13 +109,15 @@ def test_other_sizes_and_channels():
     [
         ({"sample_size": 60}, "multiple of 8"),
         ({"sample_size": (64, 4)}, "multiple of 8"),
-        ({"sample_size": 0}, "multiple of 8"),
+        ({"sample_size": 0}, "`sample_size` is 0, but must hold whole numbers from 1"),
         ({"noise_embedding_dim": 31}, "even"),
         ({"schedule": "squared"}, "offset_cosine"),
         ({"max_signal_rate": 1.5}, "max_signal_rate"),
         ({"image_mean": (0.5, 0.5)}, "3 channels"),
         ({"layers_per_block": 0}, "layers_per_block"),
-        ({"block_out_channels": ()}, "block_out_channels"),
+        ({"block_out_channels": ()}, "at least one width"),
+        ({"block_out_channels": (0, 64)}, r"`block_out_channels` is \(0, 64\)"),
+        ({"in_channels": 0}, "`in_channels` is 0"),
     ],
 )
 def test_impossible_configurations_are_refused(config, message):

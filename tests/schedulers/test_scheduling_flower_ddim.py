@@ -230,6 +230,8 @@ def test_misuse_of_step_is_explained():
     scheduler, sample = FlowerDDIMScheduler(), torch.zeros(1, 1, 2, 2)
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(sample, 999, sample)
+    with pytest.raises(ValueError, match="set_timesteps"):
+        scheduler.invert_step(sample, 999, sample, sample)
     scheduler.set_timesteps(2)
     for eta in (-0.1, 1.1):
         with pytest.raises(ValueError, match="eta"):

@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from flower_ddim import PRETRAINED
-from flower_ddim.benchmarks.report import comparison_tables, device_tables, sizes_tables
+from flower_ddim.benchmarks.report import comparison_tables, device_tables, runtimes_tables, sizes_tables
 from flower_ddim.evaluation.reports import (
     classes_table,
     guidance_table,
@@ -62,6 +62,12 @@ def test_numbers_stand_in_the_documents_as_they_were_measured():
         result = json.loads((ROOT / "docs" / "performance" / f"{name}.json").read_text())
         for mark, table in tables(result).items():
             assert block("docs/performance.md", mark) == table
+    earlier = json.loads((ROOT / "docs" / "performance" / "compare-bfloat16.json").read_text())
+    for mark, table in comparison_tables(earlier).items():
+        assert mark == "startup" or block("docs/performance.md", f"bfloat16-{mark}") == table
+    runtimes = json.loads((ROOT / "docs" / "performance" / "runtimes.json").read_text())
+    for mark, table in runtimes_tables(runtimes).items():
+        assert block("docs/onnx.md", mark) == table
     guidance = json.loads((ROOT / "docs" / "evaluation" / "guidance.json").read_text())
     assert block("docs/classes.md", "guidance") == guidance_table(guidance)
     classes = json.loads((ROOT / "docs" / "evaluation" / "classes.json").read_text())

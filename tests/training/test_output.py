@@ -83,6 +83,13 @@ def test_a_folder_without_a_record_is_known_by_its_checkpoints(runs):
     assert list(metrics(folder)) == [1]
 
 
+def test_a_damaged_record_is_named(runs):
+    (runs / "damaged").mkdir()
+    (runs / "damaged" / RECORD).write_text("{")
+    with pytest.raises(ValueError, match="damaged.* is damaged .*name another `--output_dir`"):
+        train_here(runs / "damaged", max_train_steps=1)
+
+
 def test_two_trainings_do_not_write_to_one_folder(runs):
     """The second one is another process; the lock goes with the first, however that ends."""
     holder = OutputFolder(runs / "shared")

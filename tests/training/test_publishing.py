@@ -26,9 +26,7 @@ def test_an_edited_card_is_a_refusal_before_the_training_with_a_remedy_that_ther
     assert completed.returncode == 1 and not (tmp_path / "run").exists()
     told = completed.stderr.splitlines()[-1]
     assert "The card of me/flowers was edited on the Hub" in told and "_card`" not in told
-    assert (
-        f"train without `--push_to_hub`, and upload afterwards with `python scripts/push_to_hub.py {tmp_path}" in told
-    )
+    assert f"train without `--push_to_hub`, and upload afterwards with `flower-ddim push {tmp_path}" in told
     assert "or name another `--hub_model_id`" in told
 
 

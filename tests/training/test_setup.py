@@ -3,7 +3,9 @@
 import pytest
 from conftest import make_unet
 from PIL import Image
-from training_runs import train_here
+from training_runs import SMALL, train_here
+
+from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 
 
 @pytest.mark.parametrize("rates", [{"min_signal_rate": 5e-4}, {"schedule": "cosine"}], ids=str)
@@ -40,3 +42,16 @@ def test_a_dry_run_looks_at_pictures_from_everywhere(runs, capsys):
         train_here(runs / "dry", train_data_dir=str(folder), dry_run=True)
         sizes += [line for line in capsys.readouterr().out.splitlines() if "parameters:" in line]
     assert len(set(sizes)) == 2
+
+
+def test_a_dry_run_of_a_training_that_measures_kid_needs_no_pictures_for_it(runs, capsys):
+    train_here(runs / "dry-kid", dry_run=True, eval_kid_epochs=1, validation_epochs=1)
+    assert "rough_seconds_per_step" in capsys.readouterr().out
+
+
+def test_a_student_is_no_start_for_an_ordinary_training(runs):
+    unet = make_unet(sample_size=SMALL["resolution"], distilled_guidance_scale=1.0, default_num_inference_steps=4)
+    FlowerDDIMPipeline(unet, FlowerDDIMScheduler()).save_pretrained(runs / "student")
+    options = {"block_out_channels": None, "layers_per_block": None, "init_from": str(runs / "student")}
+    with pytest.raises(ValueError, match="`init_from` .*student is a student, for few steps only: name its teacher"):
+        train_here(runs / "from-student", **options)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from ..storage.documents import markdown_table
 from .contenders import CONTENDERS
 
 
@@ -42,7 +43,7 @@ def device_tables(result: dict) -> dict[str, str]:
             ]
             for row in result["device"][task]
         ]
-        tables.append(_table(head, lines))
+        tables.append(markdown_table(head, lines))
     return dict(zip(DEVICE_TABLES, tables, strict=True))
 
 
@@ -75,7 +76,7 @@ def throughput_table(rows: dict[str, dict], passes: int) -> str:
             ]
         )
     head = ["contender", "computes in", "images/s, median (range)", "to Keras", "GFLOP/s", "of the ceiling"]
-    table = _table([*head, "peak memory, GiB", "ready after, s"], lines)
+    table = markdown_table([*head, "peak memory, GiB", "ready after, s"], lines)
     found = ", ".join(f"{ceiling:.0f} GFLOP/s in {dtype}" for dtype, ceiling in ceilings.items())
     return f"{table}\nThe ceiling, the best product of large matrices in the same run: {found}.\n"
 
@@ -89,7 +90,7 @@ def startup_table(result: dict) -> str:
     labels = {"import flower_ddim": "`import flower_ddim`", "nothing": "`pass`, for comparison"}
     labels["FlowerDDIMPipeline"] = "`from flower_ddim import FlowerDDIMPipeline`"
     lines += [[labels[name], _seconds(seconds)] for name, seconds in result["imports"].items()]
-    return _table(["from nothing to", "seconds, median (range)"], lines)
+    return markdown_table(["from nothing to", "seconds, median (range)"], lines)
 
 
 def machine_table(result: dict) -> str:
@@ -98,7 +99,7 @@ def machine_table(result: dict) -> str:
     versions = dict(machine["versions"])
     for row in (*result.get("training", {}).values(), *result.get("generation", {}).values()):
         versions |= row["versions"]
-    return _table(
+    return markdown_table(
         ["", ""],
         [
             *([["device", result["device"]["name"]]] if "device" in result else []),
@@ -131,7 +132,7 @@ def runtimes_tables(result: dict) -> dict[str, str]:
     ]
     batch, threads = result["settings"]["batch_size"], result["settings"]["threads"]
     text = f"{steps} steps in float32; {threads} threads, and batches of {batch} for pictures per second.\n"
-    tables = (machine_table(result), f"{_table(['what', 'median (range)'], lines)}\n{text}")
+    tables = (machine_table(result), f"{markdown_table(['what', 'median (range)'], lines)}\n{text}")
     return dict(zip(RUNTIMES_TABLES, tables, strict=True))
 
 
@@ -155,7 +156,7 @@ def _sizes_table(cells: Sequence[dict], task: str) -> str:
             else:
                 line.append(f"{cell['images_per_second']:.3g} ({cell['peak_memory'] / 2**30:.2f})")
         lines.append(line)
-    return _table(["pixels", "width", *(f"batch {batch}" for batch in batches)], lines)
+    return markdown_table(["pixels", "width", *(f"batch {batch}" for batch in batches)], lines)
 
 
 def _seconds(seconds: Sequence[float]) -> str:
@@ -164,8 +165,3 @@ def _seconds(seconds: Sequence[float]) -> str:
         f"{number:.{digits}f}" for number in (statistics.median(seconds), min(seconds), max(seconds))
     )
     return f"{median} ({least} to {most})"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(head)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))

@@ -15,6 +15,7 @@ from ..extras import install_command
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..web.serving import ISOLATION, serving
 from ..web.site import write_site
+from .contenders import check_counts
 
 
 # Makes a picture in a process of its own, and then says how many it makes in a second.
@@ -61,6 +62,9 @@ class RuntimeSettings:
     rounds: int = 3
     batch_size: int = 16
 
+    def __post_init__(self):
+        check_counts(self, "threads", "rounds", "batch_size")
+
 
 def measure_runtimes(settings: RuntimeSettings) -> dict:
     """Seconds to the first picture, images per second, and what a step takes in the browser, each for every turn.
@@ -74,15 +78,20 @@ def measure_runtimes(settings: RuntimeSettings) -> dict:
         raise ModuleNotFoundError(hint, name="playwright")
     if shutil.which("chromium") is None:
         raise FileNotFoundError("There is no chromium on this machine: install it.")
-    script = re.search(r"```python\n(.*?)```", Path(settings.script).read_text(encoding="utf-8"), re.DOTALL)[1]
+    found = re.search(r"```python\n(.*?)```", Path(settings.script).read_text(encoding="utf-8"), re.DOTALL)
+    if not found:
+        raise ValueError(
+            f"{settings.script} has no block of Python: name docs/onnx.md of the repository with `--script`."
+        )
     sizes = {"batch_size": settings.batch_size}
+    model = os.path.abspath(settings.model) if os.path.isdir(settings.model) else settings.model  # or an id on the Hub
     pipe = FlowerDDIMPipeline.from_pretrained(settings.model)
     with tempfile.TemporaryDirectory() as folder:
         write_site(pipe, Path(folder, "page"), settings.runtime)
         shutil.copytree(Path(folder, "page", "model"), Path(folder, "my-export"))
-        Path(folder, "sampler.py").write_text(script + AFTER_SCRIPT.format(**sizes))
+        Path(folder, "sampler.py").write_text(found[1] + AFTER_SCRIPT.format(**sizes))
         contenders = {
-            "PyTorch, the pipeline": [sys.executable, "-c", PYTORCH.format(**sizes), os.path.abspath(settings.model)],
+            "PyTorch, the pipeline": [sys.executable, "-c", PYTORCH.format(**sizes), model],
             "onnxruntime, the script of docs/onnx.md": [sys.executable, "sampler.py"],
         }
         turns = [

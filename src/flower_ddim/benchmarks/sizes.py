@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from .contenders import Job
+from .contenders import Job, check_counts
 from .worker import make_turn
 
 
@@ -43,6 +43,7 @@ class SizeSettings:
     threads: int = 1
 
     def __post_init__(self):
+        check_counts(self, "layers_per_block", "num_inference_steps", "measured_steps", "threads")
         if list(self.batch_sizes) != sorted(set(self.batch_sizes)):
             raise ValueError(f"`batch_sizes` are {self.batch_sizes}, but must rise.")
 

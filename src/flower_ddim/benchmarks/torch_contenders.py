@@ -51,7 +51,7 @@ class TorchContender:
         pipe = self.pipeline().to(device)
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
-        steps = round(self.contender.step_share * self.job.num_inference_steps)
+        steps = max(1, round(self.contender.step_share * self.job.num_inference_steps))
         options = {"batch_size": self.job.batch_size, "num_inference_steps": steps}
         return lambda: check_pictures(pipe(generator=generator, **options).images, self.job)
 

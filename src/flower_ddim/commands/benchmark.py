@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 
 from ..benchmarks.comparison import ENTRANTS, Settings, compare, default_entrants
+from ..benchmarks.contenders import CONTENDERS
 from ..benchmarks.device import MODES, DeviceSettings, measure_device
 from ..benchmarks.processes import find_tensorflow
 from ..benchmarks.report import (
@@ -61,7 +62,8 @@ def _parse(arguments, prog):
 
     sizes = verb("sizes", "measures training and generation by pixels, width and batch size, and the memory they take")
     best = "flower_ddim-bfloat16" if has_bfloat16() else "flower_ddim-float32"
-    sizes.add_argument("--contender", default=best, choices=ENTRANTS, help="what is measured")
+    whole = [name for name in ENTRANTS if CONTENDERS[name].step_share == 1]
+    sizes.add_argument("--contender", default=best, choices=whole, help="what is measured")
     sizes.add_argument("--sample_sizes", type=int, nargs="+", default=[32, 64, 128], help="sides of the images")
     sizes.add_argument("--widths", type=int, nargs="+", default=[1, 2], help="factors of block_out_channels")
     sizes.add_argument(
@@ -70,9 +72,18 @@ def _parse(arguments, prog):
     sizes.add_argument("--measured_steps", type=int, default=2, help="steps measured of num_inference_steps")
     sizes.add_argument("--max_seconds", type=float, default=10.0, help="what is expected to take longer is left out")
 
-    device = verb(
-        "device", "measures training and generation on the device that a training takes, a GPU", has_network=False
+    _add_device_options(
+        verb(
+            "device", "measures training and generation on the device that a training takes, a GPU", has_network=False
+        )
     )
+    _add_runtimes_options(
+        verb("runtimes", "sets onnxruntime and a browser beside PyTorch, with the model itself", has_network=False)
+    )
+    return parser.parse_args(arguments)
+
+
+def _add_device_options(device):
     device.add_argument("--modes", nargs="+", default=MODES, choices=MODES, help="dtype, and whether it is compiled")
     device.add_argument("--train_batch_sizes", type=int, nargs="+", default=[64, 256], help="images in a step")
     device.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 256], help="images generated at a time")
@@ -80,9 +91,8 @@ def _parse(arguments, prog):
     device.add_argument("--steps", type=int, default=30, help="training steps in a turn")
     device.add_argument("--rounds", type=int, default=3, help="turns of each")
 
-    runtimes = verb(
-        "runtimes", "sets onnxruntime and a browser beside PyTorch, with the model itself", has_network=False
-    )
+
+def _add_runtimes_options(runtimes):
     add_model_option(runtimes)
     runtimes.add_argument(
         "--runtime", required=True, help="unpacked npm package onnxruntime-web, as for `flower-ddim web`"
@@ -90,7 +100,6 @@ def _parse(arguments, prog):
     runtimes.add_argument("--script", default="docs/onnx.md", help="Markdown with the sampler in numpy")
     runtimes.add_argument("--rounds", type=int, default=3, help="turns of each")
     runtimes.add_argument("--batch_size", type=int, default=16, help="images that are generated at a time")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):

@@ -50,7 +50,8 @@ def _to_keras(source: str, out: str):
     export_keras(pipe, out)
     config = pipe.unet.config
     mean, std = (
-        [value] * 3 if isinstance(value, float) else list(value) for value in (config.image_mean, config.image_std)
+        [value] * 3 if isinstance(value, (int, float)) else list(value)
+        for value in (config.image_mean, config.image_std)
     )
     print(f"The weights are in {out}: `ddm.ema_network.load_weights({out!r})` reads them.")
     print(

@@ -11,15 +11,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .. import FlowerDDIMPipeline
 from ..entrance import Parser
+from ..machine import warn_of_emulated_bfloat16
+from ..pipelines.loading import check_count, is_student
 from ..sampling.compilation import compile_unet
 from ..sampling.generate import generate_folder, generate_numbers, known_labels
 from ..sampling.solvers import SOLVERS, with_solver
 from ..storage.files import check_output, replacing
-from .options import add_class_options, add_model_option, add_steps_option
+from .options import add_class_options, add_dtype_option, add_model_option, add_steps_option
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None):
     args = _parse(arguments, prog)
+    if args.num_images is not None:
+        check_count("num_images", args.num_images)
     if args.output_dir is None:
         _write_grid(args)
     else:
@@ -38,9 +42,7 @@ def _parse(arguments, prog):
     parser.add_argument("--solver", default="ddim", choices=SOLVERS, help="sampler; unipc needs half of DDIM's steps")
     parser.add_argument("--eta", type=float, default=0.0, help="0 is deterministic DDIM, 1 like DDPM")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next one has the next seed")
-    parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="what the network computes in"
-    )
+    add_dtype_option(parser)
     parser.add_argument(
         "--compile", action="store_true", help="compile the network: less than a minute's wait, then faster batches"
     )
@@ -57,7 +59,8 @@ def _write_grid(args):
         raise ValueError(f"{args.output} can hold no picture: let its name end in .png or .webp.")
     check_output(args.output)
     pipe = FlowerDDIMPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
-    pipe.to(PartialState().device)
+    pipe.to(device := PartialState().device)
+    warn_of_emulated_bfloat16(args.dtype, device.type)
     labels = known_labels(pipe, args.class_labels)
     num_images = args.num_images if args.num_images is not None else (4 if labels else 16)
     numbers = list(range(num_images)) * len(labels or [None])  # every row begins with the same noise
@@ -67,7 +70,8 @@ def _write_grid(args):
     if args.compile:
         compile_unet(pipe.unet)
         start = time.perf_counter()
-        generate_numbers(pipe, numbers, args.seed, **options | {"num_inference_steps": 1})
+        quick = {} if is_student(pipe.unet) else {"num_inference_steps": 1}
+        generate_numbers(pipe, numbers, args.seed, **options | quick)
         print(f"Compiling took {time.perf_counter() - start:.1f} s.")
     pipe = with_solver(pipe, args.solver)
     start = time.perf_counter()

@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     if pictures:
         anchors = pipe.invert(pictures, **options)
     else:
-        count = args.num_anchors or (len(labels) if labels and len(labels) > 1 else 5)
+        default = len(labels) if labels and len(labels) > 1 else 5
+        count = default if args.num_anchors is None else args.num_anchors
         anchors = noise_of_seeds(pipe, range(args.seed, args.seed + count))
     frames = pipe.interpolate(
         anchors, num_images=args.num_images, closed=True, rescale=bool(args.images), **options
@@ -37,8 +38,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
 def _parse(arguments, prog):
     parser = Parser(prog=prog, description=__doc__)
     add_model_option(parser)
-    parser.add_argument("--num_anchors", type=int, help="number of random flowers to go through (5, or one a class)")
-    parser.add_argument("--images", nargs="+", help="pictures to go through, instead of random flowers")
+    flowers = parser.add_mutually_exclusive_group()
+    flowers.add_argument("--num_anchors", type=int, help="number of random flowers to go through (5, or one a class)")
+    flowers.add_argument("--images", nargs="+", help="pictures to go through, instead of random flowers")
     parser.add_argument("--num_images", type=int, default=11, help="images from one flower to the next, both included")
     add_class_options(parser, "class of all flowers, or of each of them")
     add_steps_option(parser)

@@ -23,6 +23,12 @@ def add_steps_option(parser: Parser):
     parser.add_argument("--num_inference_steps", type=int, help=help)
 
 
+def add_dtype_option(parser: Parser):
+    """Adds `--dtype`, by its name."""
+    dtypes = ["float32", "bfloat16", "float16"]
+    parser.add_argument("--dtype", default="float32", choices=dtypes, help="dtype that the network computes in")
+
+
 def add_class_options(parser: Parser, labels: str):
     """Adds `--class_labels`, of which `labels` says what they are for, and `--guidance_scale`."""
     parser.add_argument("--class_labels", nargs="+", metavar="NAME", help=f"{labels}: names or indices")

@@ -54,7 +54,12 @@ def _parse(arguments, prog):
     # In front of OWNER/NAME, argparse would take that for the kind of the Space.
     pairs = zip(words, [*words[1:], None], strict=True)
     words = ["--space=static" if word == "--space" and value not in SPACES else word for word, value in pairs]
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if args.space and (args.license or args.dataset_name):
+        parser.error(
+            "--license and --dataset_name are for the card of a model, which a Space has not: leave them out."
+        )
+    return args
 
 
 def _model_options(args) -> dict:

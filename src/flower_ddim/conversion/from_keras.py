@@ -53,7 +53,12 @@ def convert_keras(
 
 
 def read_keras_variables(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads all arrays of a `.weights.h5` or `.keras` file, by their path inside it."""
+    """Reads all arrays of a `.weights.h5` or `.keras` file, by their path inside it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no file of Keras.
+    """
     import h5py
 
     path = Path(path)
@@ -82,7 +87,8 @@ def _network_variables(variables: dict[str, np.ndarray], path) -> dict[str, np.n
         network = {n.removeprefix(prefix): a for n, a in variables.items() if n.startswith(prefix + "layers/")}
         if network:
             return network
-    raise ValueError(f"{path} holds no layers of a network, only: {', '.join(variables) or 'nothing'}.")
+    found = ", ".join(variables) or "nothing"
+    raise ValueError(f"{path} holds no layers of a network, only {found}: save it with `model.save_weights`.")
 
 
 def _normalizer_statistics(variables: dict[str, np.ndarray], path) -> tuple[list[float], list[float]]:
@@ -130,7 +136,8 @@ def _state_dict(variables: dict[str, np.ndarray], unet: FlowerUNet2DModel, path)
         for layer in found[kind][len(names) :]:
             problems += [f"{name} {array.shape} matches nothing" for name, array in layer.values()]
     if problems:
-        raise ValueError(f"{path} does not fit the network:\n  " + "\n  ".join(problems))
+        remedy = "give its `sample_size`, `block_out_channels` and `layers_per_block`"
+        raise ValueError(f"{path} does not fit the network: {remedy}.\n  " + "\n  ".join(problems))
     return state_dict
 
 

@@ -64,18 +64,16 @@ def export_keras(pipe: FlowerDDIMPipeline, path: str | Path):
 
 def check_is_of_the_chapter(pipe: FlowerDDIMPipeline):
     """Raises a ValueError for a pipeline that the code of the chapter cannot be."""
-    unet, config = pipe.unet, pipe.unet.config
+    unet, config, remedy = pipe.unet, pipe.unet.config, "convert a model of `flower-ddim train book`"
     if not isinstance(unet, FlowerUNet2DModel):
-        raise ValueError(f"The network is a {type(unet).__name__}, and not that of the chapter: nothing is converted.")
+        raise ValueError(f"The network is a {type(unet).__name__}, not that of the chapter: {remedy}.")
     found = {name: tuple(value) if isinstance(value := config[name], list) else value for name in NETWORK}
     for name, wanted in NETWORK.items():
         if found[name] != wanted:
-            raise ValueError(
-                f"`{name}` is {found[name]}, but the network of the chapter has {wanted}: nothing is converted."
-            )
+            raise ValueError(f"`{name}` is {found[name]}, but the network of the chapter has {wanted}: {remedy}.")
     if not isinstance(config.sample_size, int):
-        raise ValueError(f"`sample_size` is {config.sample_size}, but the pictures of the chapter are square.")
-    if (target := pipe.scheduler.config.prediction_type) != "epsilon":
         raise ValueError(
-            f"The network predicts {target}, but that of the chapter predicts noise: recipes/book.yaml trains such a one."
+            f"`sample_size` is {config.sample_size}, but the pictures of the chapter are square: {remedy}."
         )
+    if (target := pipe.scheduler.config.prediction_type) != "epsilon":
+        raise ValueError(f"The network predicts {target}, but that of the chapter predicts noise: {remedy}.")

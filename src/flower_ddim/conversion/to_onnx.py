@@ -128,7 +128,8 @@ def _check_exportable(pipe: FlowerDDIMPipeline):
     shape = pipe.latent_shape
     if (values := math.prod(shape)) % 16:
         raise ValueError(
-            f"The images have {' × '.join(map(str, shape))} = {values} values, but noise is drawn by sixteens: choose another size."
+            f"The images have {' × '.join(map(str, shape))} = {values} values, but noise is drawn in blocks of 16: "
+            "choose another size."
         )
 
 

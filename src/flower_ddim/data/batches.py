@@ -10,6 +10,13 @@ class BatchSampler:
 
     An epoch is `repeats` passes over the pictures, each in a new order. It is cut into batches, and a partial one at its end is
     left out. A resumed run sees the same batches as one without a break, and so does a run on another number of processes.
+
+    Args:
+        batch_size: pictures in a step of all processes together.
+        repeats: passes over the pictures in an epoch.
+
+    Raises:
+        ValueError: if an epoch has less than one batch.
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int, repeats: int = 1):

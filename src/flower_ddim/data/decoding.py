@@ -92,8 +92,10 @@ def decode_images(
     kept = [i for i, problem in enumerate(problems) if problem is None]
     problems = [problem for problem in problems if problem]
     if problems:
+        names = ", ".join(problems[:3]) + (" and others" if problems[3:] else "")
         logger.warning(
-            f"{len(problems)} of {len(dataset)} pictures cannot be read and are skipped: {', '.join(problems)}"
+            f"{len(problems)} of {len(dataset)} pictures cannot be read and are skipped: {names}. Save them as JPEG or "
+            "PNG to use them."
         )
         if len(problems) == len(dataset):
             raise ValueError(

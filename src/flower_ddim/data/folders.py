@@ -132,8 +132,8 @@ def _by_split(folder: Path, files: list[Path], split_of: Callable[[Path], str | 
         if named:
             outside = files[splits.index(None)]
             logger.warning(
-                f"{folder}: {outside} and others belong to no split, so all are taken as one split, 'train', and with them those "
-                f"of {', '.join(named)}."
+                f"{folder}: {outside} belongs to no split, so all files are the split 'train', those of {', '.join(named)} too: "
+                "move every file into a split to keep them."
             )
         splits = ["train"] * len(files)
     order = [*SPLITS, *sorted(set(splits) - SPLITS.keys())]

@@ -70,6 +70,9 @@ def channel_statistics(parts) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every channel of uint8 images, given as arrays (N, H, W, C), as fractions of 255.
 
     One pass that adds integers, so the result does not depend on the order or on the division into arrays.
+
+    Raises:
+        ValueError: if a channel has the same value everywhere.
     """
     count, sums, squares = 0, 0, 0
     for images in parts:
@@ -81,6 +84,6 @@ def channel_statistics(parts) -> tuple[list[float], list[float]]:
     std = np.sqrt(squares / count - mean**2)
     if (std == 0).any():
         raise ValueError(
-            "A channel has the same value in all pixels of all pictures: there is nothing to learn from them."
+            "A channel has the same value in all pixels of all pictures, so there is nothing to learn: give others."
         )
     return (mean / 255).tolist(), (std / 255).tolist()

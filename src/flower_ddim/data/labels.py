@@ -52,7 +52,8 @@ def class_names(dataset: Dataset | IterableDataset, column: str) -> list[str]:
         names = sorted(set(dataset.unique(column)) - {None, ""})
     if not 2 <= len(names) <= MAX_CLASSES:
         raise ValueError(
-            f"`class_conditional` needs from 2 to {MAX_CLASSES:,} classes, but column {column} has {len(names)}."
+            f"`class_conditional` needs from 2 to {MAX_CLASSES:,} classes, but column {column} has {len(names)}: name another "
+            "column with `--label_column`."
         )
     return names
 

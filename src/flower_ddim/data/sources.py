@@ -31,7 +31,7 @@ def open_dataset(
     splits = open_splits(dataset_name, data_dir, config_name, cache_dir, streaming)
     source = dataset_name or data_dir
     if split not in splits:
-        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(splits)}.")
+        raise ValueError(f"{source} has no split {split!r}: choose one of {', '.join(splits)}.")
     image_column(splits[split])
     return splits[split]
 
@@ -55,7 +55,9 @@ def open_splits(
             return _open_folder(Path(source).resolve(), config_name, cache_dir, streaming)
         return load_dataset(source, config_name, cache_dir=cache_dir, streaming=streaming)
     except DatasetNotFoundError as error:
-        raise FileNotFoundError(f"There is no data set {source!r} on the Hub that you can read.") from error
+        raise FileNotFoundError(
+            f"There is no data set {source!r} on the Hub that you can read: check the name, or log in with `hf auth login`."
+        ) from error
     except (EmptyDatasetError, DataFilesNotFoundError) as error:
         raise FileNotFoundError(f"{source} holds no pictures: it needs image or Parquet files.") from error
     except (DatasetGenerationError, ArrowInvalid) as error:
@@ -98,7 +100,11 @@ def _lists_configurations(folder: Path) -> bool:
 
 
 def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Sets a part of `train` aside for validation; the seed and the number of pictures decide which part."""
+    """Sets a part of `train` aside for validation; the seed and the number of pictures decide which part.
+
+    Raises:
+        ValueError: for a single picture.
+    """
     if len(train) < 2:
         raise ValueError("A single picture cannot be divided: give `--validation_epochs 0` to train on all there is.")
     order = torch.randperm(len(train), generator=seeded_generator(seed, Purpose.SPLITTING)).tolist()
@@ -107,7 +113,7 @@ def split_train_validation(train: Dataset, fraction: float, seed: int) -> tuple[
 
 
 def image_column(dataset: Dataset | IterableDataset) -> str:
-    """Name of the first column that holds images."""
+    """Name of the first column that holds images; a ValueError if there is none."""
     features = dataset.features or {}
     for name, feature in features.items():
         if isinstance(feature, Image):

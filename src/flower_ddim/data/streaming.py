@@ -45,7 +45,7 @@ class StreamedImages:
         )
         first = [pixels for pixels, _ in itertools.islice(self._decoded(self.dataset), STREAMING_SHUFFLE_BUFFER)]
         if not first:
-            raise ValueError("The data set holds no picture that can be read.")
+            raise ValueError("The data set holds no picture that can be read: save them as JPEG or PNG.")
         first = np.stack(first)
         self.channels = 1 if are_grey(first) else 3
         self.statistics = channel_statistics([first[..., : self.channels]])
@@ -74,7 +74,7 @@ class StreamedImages:
                 yield pair
             if count == 0:
                 raise ValueError(
-                    "The stream holds no picture that can be read, or fewer files than there are processes."
+                    "The stream holds no picture that can be read, or fewer files than processes: start fewer processes."
                 )
 
     def _decoded(self, dataset: IterableDataset) -> Iterator[tuple[np.ndarray, int | None]]:

@@ -84,6 +84,7 @@ class EfficientNetLite0(nn.Module):
         return model.eval()
 
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        """Features (B, 1280) of pictures (B, 3, 224, 224), float in [0, 255]."""
         return self.features((sample - 127) / 128)
 
     def classify(self, sample: torch.Tensor) -> torch.Tensor:

@@ -61,10 +61,10 @@ def load_extractor(name: str = DEFAULT_EXTRACTOR, device: str | torch.device = "
     try:
         network = loaders[name](device) if name in loaders else _backbone(name, device)
     except ModuleNotFoundError as error:
+        more = " and `pip install torch-fidelity`" if name == "inception" else ""
         offline = f" {_OFFLINE}" if name != DEFAULT_EXTRACTOR else ""
         raise ValueError(
-            f"The feature extractor {name} needs a package that is missing ({error}): {install_command('metrics')}; for inception "
-            f"also `pip install torch-fidelity`.{offline}"
+            f"The feature extractor {name} needs a package that is missing ({error}): {install_command('metrics')}{more}.{offline}"
         ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -57,7 +57,7 @@ class Reference:
             ValueError: if it is not a reference.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"There is no reference {path}: make one with `scripts/evaluate.py reference`.")
+            raise FileNotFoundError(f"There is no reference {path}: make one with `flower-ddim evaluate reference`.")
         try:
             with safe_open(path, "pt") as file:
                 known = file.metadata() or {}
@@ -67,7 +67,7 @@ class Reference:
                 )
         except (SafetensorError, KeyError) as error:
             raise ValueError(
-                f"{path} is not a reference ({error}): make one with `scripts/evaluate.py reference`."
+                f"{path} is not a reference ({error}): make one with `flower-ddim evaluate reference`."
             ) from error
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..storage.documents import markdown_table
 from .metrics import few_pictures
 
 
@@ -20,7 +21,7 @@ def score_table(score: dict) -> str:
         + f", {_compared_with(score)}; KID over {kid['subsets']} subsets of {kid['subset_size']} (mean ± standard deviation)."
     )
     few = few_pictures(score["num_images"], score["reference"]["num_images"])
-    return f"{_table(['score', 'value'], rows)}\n{how}\n" + (f"\n**{few}**\n" if few else "")
+    return f"{markdown_table(['score', 'value'], rows)}\n{how}\n" + (f"\n**{few}**\n" if few else "")
 
 
 def scores_table(scores: Sequence[dict]) -> str:
@@ -49,7 +50,7 @@ def scores_table(scores: Sequence[dict]) -> str:
     ]
     text = f"{scores[0]['num_images']:,} images each, {_compared_with(scores[0])}.\n"
     head = ["model", "steps", "guidance", "KID × 1000", "Fréchet distance", "precision", "recall"]
-    return f"{_table(head, lines)}\n{text}"
+    return f"{markdown_table(head, lines)}\n{text}"
 
 
 def steps_table(result: dict) -> str:
@@ -69,7 +70,7 @@ def steps_table(result: dict) -> str:
             f"The quality of 20 DDIM steps, within their standard deviation, takes {evaluations(best)} network "
             f"evaluations with {best['solver']}.\n"
         )
-    return f"{_table(['steps', *solvers], lines)}\n{text}"
+    return f"{markdown_table(['steps', *solvers], lines)}\n{text}"
 
 
 def students_table(result: dict) -> str:
@@ -90,7 +91,7 @@ def students_table(result: dict) -> str:
         f"Mean and standard deviation of {len(result['seeds'])} sets of {result['num_images']:,} images (seeds from {seeds}), "
         f"{_compared_with(result)}; {result['dtype']}, batches of {result['batch_size']}, {result['threads']} threads.\n"
     )
-    return f"{_table(head, lines)}\n{text}"
+    return f"{markdown_table(head, lines)}\n{text}"
 
 
 def guidance_table(result: dict) -> str:
@@ -111,7 +112,8 @@ def guidance_table(result: dict) -> str:
     text = (
         f"{result['num_images']:,} images a row in {result['num_inference_steps']} steps, {_compared_with(result)}.\n"
     )
-    return f"{_table(['guidance', 'KID × 1000', 'Fréchet distance', 'precision', 'recall', *shares.values()], lines)}\n{text}"
+    head = ["guidance", "KID × 1000", "Fréchet distance", "precision", "recall", *shares.values()]
+    return f"{markdown_table(head, lines)}\n{text}"
 
 
 def classes_table(result: dict) -> str:
@@ -129,13 +131,13 @@ def classes_table(result: dict) -> str:
     rated = [row for row in result["classes"] if row["generated"]["count"]]
     rated.sort(key=lambda row: (-row["generated"]["top1"], -row["generated"]["top5"], row["name"]))
     by_class = [(row["name"], *(cell for of in sides for cell in _class_cells(row[of]))) for row in rated]
-    total = _table(["", *columns], [(names[of], *_class_cells(result[of])) for of in sides])
+    total = markdown_table(["", *columns], [(names[of], *_class_cells(result[of])) for of in sides])
     head = [
         "class",
         *(f"generated, {column}" for column in columns),
         *(f"photographs, {column}" for column in columns),
     ]
-    return f"{total}\n{how}\n\n{_table(head, by_class)}"
+    return f"{total}\n{how}\n\n{markdown_table(head, by_class)}"
 
 
 def _class_cells(summary: dict) -> tuple[str, str, str]:
@@ -173,7 +175,7 @@ def memorization_table(report: dict) -> str:
         f"({report['feature_extractor']}), and {100 * nearer['pixels']:.1f} % in pixels, are nearer to the training set than the "
         "nearest 1 % of held-out photographs.\n"
     )
-    return f"{_table(['distance to the nearest training image', *columns], lines)}\n{text}"
+    return f"{markdown_table(['distance to the nearest training image', *columns], lines)}\n{text}"
 
 
 def _compared_with(result: dict) -> str:
@@ -197,9 +199,3 @@ def _kid_of_row(row: dict) -> str:
 
 def _kid_times_1000(kid: dict) -> str:
     return f"{1000 * kid['mean']:.1f} ± {1000 * kid['std']:.1f}"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = "|---" * len(head) + "|"
-    head, *lines = (f"| {' | '.join(line)} |" for line in (head, *lines))
-    return "".join(f"{line}\n" for line in (head, rule, *lines))

@@ -161,7 +161,7 @@ class ScoredModel:
         if (height, width) != (reference.resolution,) * 2:
             raise ValueError(
                 f"{model} makes pictures of {width}×{height} pixels, but the reference is of {reference.resolution}: make another "
-                f"with `scripts/evaluate.py reference --resolution {height}`."
+                f"with `flower-ddim evaluate reference --resolution {height}`."
             )
         self.record = {
             "model": _name(model),

@@ -29,7 +29,11 @@ def inversion(pipe: DiffusionPipeline, images, num_inference_steps: int | None =
 
 
 def real_interpolation(pipe: DiffusionPipeline, images, num_images: int = 9) -> Figure:
-    """Draws the way from one real image to another through the noise that `invert` finds, in three strips for every pair."""
+    """Draws the way from one real image to another through the noise that `invert` finds, in three strips for every pair.
+
+    Raises:
+        ValueError: for fewer than two images, or an odd number of them.
+    """
     if len(images) < 2 or len(images) % 2:
         raise ValueError(f"{len(images)} images make no pairs: give an even number of them.")
     noises = pipe.invert(images)
@@ -77,7 +81,7 @@ def inversion_table(pipe: DiffusionPipeline, images, settings: Sequence[tuple[in
 
 @torch.no_grad()
 def invert_by_reversed_grid(pipe: DiffusionPipeline, images, num_inference_steps: int) -> torch.Tensor:
-    """Reverses each step with the prediction for the state before (Song et al. 2020); `pipe.invert` does better."""
+    """Reverses each step with the prediction for the state before (Song et al. 2020, section 4.3); `pipe.invert` does better."""
     latents = pipe.preprocess(images).to(pipe.device)
     pipe.scheduler.set_timesteps(num_inference_steps, device=latents.device)
     for timestep in pipe.scheduler.timesteps.flip(0):

@@ -49,17 +49,8 @@ def render_model_card(
     training = records.training or {}
     options = training.get("options", {})
     dataset, license = dataset or options.get("dataset_name"), license or options.get("license")
-    card_data = ModelCardData(
-        model_name=name,
-        license=license,
-        library_name="diffusers",
-        pipeline_tag="unconditional-image-generation",
-        datasets=[dataset] if dataset else None,
-        tags=["diffusers", "ddim", *(["flowers"] if dataset in FLOWERS else [])],
-        eval_results=_eval_results(records.evaluation, dataset),
-    )
     card = ModelCard.from_template(
-        card_data,
+        _card_data(records, name, dataset, license),
         template_path=str(TEMPLATE),
         name=name,
         address=repo_id or name,
@@ -89,6 +80,19 @@ def render_model_card(
         notes=(records.notes or "").strip(),
     )
     return f"{card}\n" if shipped else marked(str(card))
+
+
+def _card_data(records: ModelRecords, name: str, dataset: str | None, license: str | None) -> ModelCardData:
+    """The head of the card, which the Hub reads."""
+    return ModelCardData(
+        model_name=name,
+        license=license,
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        datasets=[dataset] if dataset else None,
+        tags=["diffusers", "ddim", *(["flowers"] if dataset in FLOWERS else [])],
+        eval_results=_eval_results(records.evaluation, dataset),
+    )
 
 
 def write_model_card(pipe: PortablePipeline, folder: str | Path, records: str | Path | None = None, **render_options):
@@ -134,7 +138,7 @@ def _training(records: ModelRecords, dataset: str | None) -> dict | None:
     if options.get("teacher"):
         words.append(["--teacher", "TEACHER"])
     words += [_words({name: value}) for name, value in shown.items() if value != defaults[name]]
-    command = " \\\n    ".join(["python scripts/train.py", *map(shlex.join, words), "--output_dir OUT"])
+    command = " \\\n    ".join(["flower-ddim train", *map(shlex.join, words), "--output_dir OUT"])
     earlier = [(change["until_step"], _shown(change["options"])) for change in records.training.get("history", [])]
     if earlier:
         lines = [f"# until step {until:,} with {shlex.join(_words(values))}\n" for until, values in earlier if values]

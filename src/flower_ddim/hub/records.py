@@ -81,7 +81,10 @@ def _training_records(records: Path, checksum: str) -> dict:
         counts = (
             {"steps": log[-1]["step"], "images": log[-1].get("images", 0)} if log else {"steps": None, "images": 0}
         )
-    training = yaml.safe_load(_optional(records / "training.yaml") or "null")
+    try:
+        training = yaml.safe_load(_optional(records / "training.yaml") or "null")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{records / 'training.yaml'} is damaged: restore it, or remove it.") from error
     if state and "options" in state:  # of these weights; a run that has resumed since may have others in training.yaml
         said = (training or {}).get("options", {})
         training = {"options": said | state["options"], "history": state.get("history", [])}

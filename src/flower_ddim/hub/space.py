@@ -74,7 +74,10 @@ def write_gradio_space(pipe: FlowerDDIMPipeline, folder: str | Path, title: str)
     try:
         gradio_version = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(f"A Space is made for the installed Gradio: {install_command('app')}") from error
+        hint = install_command("app")
+        raise ValueError(
+            f"A Space runs the version of Gradio that is installed here, and there is none: {hint}"
+        ) from error
     pipe.save_pretrained(folder / "model")
     page = Path(__file__).parents[1] / "app" / "page.py"
     (folder / "app.py").write_text(standalone_source(page) + MAIN, encoding="utf-8")

@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual blocks, each output appended to the skips, then 2×2 average pooling."""
+    """Residual blocks, each output added to the skips, then 2×2 average pooling: (B, in_channels, H, W) to half the sides."""
 
     def __init__(self, in_channels: int, out_channels: int, num_layers: int, embedding_dim: int = 0):
         super().__init__()
@@ -64,7 +64,7 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Bilinear ×2 upsampling, then residual blocks, each on its input concatenated with the latest skip."""
+    """Bilinear ×2 upsampling of (B, in_channels, H, W), then residual blocks, each on its input joined with the latest skip."""
 
     def __init__(
         self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int, embedding_dim: int = 0

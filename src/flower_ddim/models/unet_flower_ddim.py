@@ -46,7 +46,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
     in training mode every call changes the statistics of BatchNorm, and diffusers' `DDIMPipeline` does not see to that.
 
     Args:
-        sample_size: side of the images in pixels, or (height, width), a multiple of 2 to the number of `block_out_channels` - 1.
+        sample_size: side of the images in pixels, or (height, width): multiples of 2 ** (len(block_out_channels) - 1).
         in_channels, out_channels: channels of the noisy image and of the prediction.
         block_out_channels: widths of the resolutions from fine to coarse; the last is the bottleneck.
         layers_per_block: residual blocks at each resolution, on the way down and on the way up.
@@ -125,8 +125,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         limits = {"in_channels": MAX_WIDTH, "out_channels": MAX_WIDTH, "layers_per_block": MAX_LAYERS}
         limits |= {"sample_size": MAX_WIDTH, "block_out_channels": MAX_WIDTH, "noise_embedding_dim": MAX_WIDTH}
         for name, limit in limits.items():
-            if not all(type(value) is int and 0 <= value <= limit for value in _as_list(config[name])):
-                raise ValueError(f"`{name}` is {config[name]!r}, but must be made of whole numbers up to {limit:,}.")
+            if not all(type(value) is int and 1 <= value <= limit for value in _as_list(config[name])):
+                raise ValueError(f"`{name}` is {config[name]!r}, but must hold whole numbers from 1 to {limit:,}.")
         if not isinstance(config.block_out_channels, (tuple, list)):
             raise ValueError(f"`block_out_channels` is {config.block_out_channels!r}, but must be a list of widths.")
         sizes = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
@@ -138,8 +138,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
             )
         if (dim := config.noise_embedding_dim) < 4 or dim % 2:
             raise ValueError(f"`noise_embedding_dim` is {dim}, but must be even and at least 4.")
-        if len(config.block_out_channels) < 1 or config.layers_per_block < 1:
-            raise ValueError("`block_out_channels` and `layers_per_block` must give at least one width and one layer.")
+        if len(config.block_out_channels) < 1:
+            raise ValueError("`block_out_channels` must give at least one width.")
         for name in ("image_mean", "image_std"):
             values = _as_list(config[name])
             if not all(isinstance(value, (int, float)) and abs(value) <= MAX_STATISTIC for value in values):
@@ -161,7 +161,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         if names is not None and (
             count is None or len(names) != count or len({name for name in names if isinstance(name, str)}) != count
         ):
-            raise ValueError(f"`class_names` must be {count} different names, as many as `num_class_embeds`.")
+            raise ValueError(f"`class_names` must be different names, as many as `num_class_embeds`: {count}.")
         for scale in (config.default_guidance_scale, 1 if (w := config.distilled_guidance_scale) is None else w):
             if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf or (count is None and scale != 1):
                 raise ValueError(f"A guidance scale is {scale!r}, but must be at least 0, and 1 without classes.")
@@ -215,11 +215,11 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
 
     @staticmethod
     def _misfit(path, reason: str) -> ValueError:
-        remedy = "Use the two files that were saved together."
+        remedy = "Use a file of weights and a config.json that were saved together."
         return ValueError(f"The weights in {path} are not those of its config.json: {reason}. {remedy}")
 
     def noise_power(self, timestep: torch.Tensor | float, batch_size: int) -> torch.Tensor:
-        """Noise power v = 1 - ᾱ, shape (1,) or (B,), at a timestep: a number or a tensor of shape (), (1,) or (B,)."""
+        """Noise power v = 1 - ᾱ, (1,) or (B,), at a number or timesteps (), (1,) or (B,); a ValueError for other shapes."""
         # In float64: the highest frequency of the embedding turns float32's rounding of v into a phase of 0.0004, and compiled code
         # rounds differently from eager code. Apple's GPUs have no float64.
         timestep = torch.as_tensor(timestep)
@@ -231,7 +231,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         return (noise_rate**2).reshape(-1)
 
     def embed(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """The first features: `conv_in` of the noisy images, and the embedding repeated over all pixels as further channels."""
+        """First features (B, C, H, W): `conv_in` of images (B, in_channels, H, W), and the embedding (B or 1, D) at every pixel."""
         # The images take on the layout of the weights; the 1×1 convolution that they meet first says nothing of it.
         hidden_states = self.conv_in(match_memory_format(sample, self.mid_blocks[0].conv1.weight))
         planes = embedding.to(hidden_states.dtype)[:, :, None, None].expand(len(sample), -1, *sample.shape[-2:])
@@ -285,7 +285,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         class_labels: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
-        """Predicts the noise in `sample`, in its shape and dtype, or what else the scheduler's `prediction_type` names.
+        """Predicts the noise in `sample`, or what `prediction_type` names, in its shape and dtype; ValueError for wrong shapes.
 
         Args:
             sample: standardised noisy images, shape (B, in_channels, H, W).

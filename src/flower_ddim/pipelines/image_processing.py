@@ -28,7 +28,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def pixels(image) -> torch.Tensor:
-    """A picture, or a batch of them in an array, as float32 tensor (N, C, H, W) in [0, 1]."""
+    """A picture, or a batch of them in an array, as float32 (N, C, H, W) in [0, 1]; ValueError but for uint8 or [0, 1]."""
     if isinstance(image, Image.Image) and image.format in (None, *RASTER_FORMATS):
         image = np.asarray(upright_rgb(image))
     if isinstance(image, np.ndarray):
@@ -61,7 +61,7 @@ def crop_and_resize(array: np.ndarray, height: int, width: int, center_crop: boo
 
 
 def fit_pixels(picture: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:
-    """Gives a picture (C, H, W) the channels, height and width that the model takes."""
+    """Fits a float32 picture (C, H, W) in [0, 1] to the model; a ValueError for channels that are neither 1, 3 nor `channels`."""
     if 0 in picture.shape or picture.shape[0] not in (1, 3, channels):
         shape = tuple(picture.shape)
         raise ValueError(f"A picture is {shape}, but needs 1, 3 or {channels} channels and at least one pixel.")

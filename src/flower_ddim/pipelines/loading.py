@@ -53,7 +53,7 @@ def warn_of_untested(scheduler):
     _warned_of.add(name)
     if needed is None:
         tested = ", ".join(TESTED_SCHEDULERS)
-        logger.warning(f"{name} is not tested with this pipeline and may make poor pictures: {tested} are.")
+        logger.warning(f"{name} is not tested with this pipeline and may make poor pictures: choose among {tested}.")
     else:
         settings = ", ".join(f"{setting}={value}" for setting, value in needed.items())
         logger.warning(

@@ -104,9 +104,9 @@ class FlowerDDIMPipeline(PortablePipeline):
             class_labels: the class of all images, a name of [`labels`] or an index, or a list or tensor of one each, where `None`
                 says nothing; `batch_size` may then be left at 1. Weights of all classes and the null class, (batch_size, K + 1),
                 mix them.
-            guidance_scale: w ≥ 0 of classifier-free guidance (Ho & Salimans 2022): the prediction without a class plus w times what
-                the class adds to it. 1 is the plain prediction, another w takes twice the time; `None` is what the model
-                recommends.
+            guidance_scale: w ≥ 0 of classifier-free guidance (Ho & Salimans 2022, equation 6, with w - 1 for w): the prediction
+                without a class plus w times what the class adds to it. 1 is the plain prediction, another w takes twice the time;
+                `None` is what the model recommends.
 
         Raises:
             ValueError: for an argument out of range, naming the remedy.

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
+from ..machine import warn_of_emulated_bfloat16
 from ..pipelines.class_labels import ClassLabels
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..storage.checksums import weights_checksum
@@ -120,6 +121,7 @@ def load_with_checksum(
     """A pipeline to generate many images with, and the checksum of its weights before they are rounded to `dtype`."""
     pipe = FlowerDDIMPipeline.from_pretrained(model)
     checksum = weights_checksum(pipe.unet.state_dict())
+    warn_of_emulated_bfloat16(str(dtype).removeprefix("torch."), torch.device(device).type)
     if dtype != torch.float32:  # loading again keeps in float32 what needs it
         pipe = FlowerDDIMPipeline.from_pretrained(model, dtype=dtype)
     pipe.to(device)

@@ -39,7 +39,7 @@ def cosine(diffusion_time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def offset_cosine(
     diffusion_time: torch.Tensor, min_signal_rate: float = 0.02, max_signal_rate: float = 0.95
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine schedule (Keras example) from `max_signal_rate` at u = 0 to `min_signal_rate` at u = 1, the angle linear in u."""
+    """From `max_signal_rate` at u = 0 to `min_signal_rate` at u = 1, the angle linear in u (DDIM example of Keras, Béres 2022)."""
     start_angle, end_angle = math.acos(max_signal_rate), math.acos(min_signal_rate)
     angle = start_angle + diffusion_time * (end_angle - start_angle)
     return torch.cos(angle), torch.sin(angle)

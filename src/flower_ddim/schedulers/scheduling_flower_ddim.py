@@ -123,7 +123,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None):
-        """Chooses the `timesteps` of N = `num_inference_steps` ≥ 1 steps, float32, from T - 1 (u = 1) down to T/N - 1 (u = 1/N)."""
+        """Chooses `timesteps`, float32, for N = `num_inference_steps` ≥ 1 (else ValueError): T - 1 (u = 1) to T/N - 1 (u = 1/N)."""
         is_count = isinstance(num_inference_steps, numbers.Integral) and not isinstance(num_inference_steps, bool)
         if not is_count or num_inference_steps < 1:
             raise ValueError(f"`num_inference_steps` is {num_inference_steps!r}, but must be an integer >= 1.")
@@ -155,7 +155,7 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
             model_output: prediction of the model, shape (B, C, H, W).
             timestep: one of `timesteps`, or near one: half precision cannot hold them all.
             sample: the noisy images x_t, shape (B, C, H, W).
-            eta: η in [0, 1]: 0 is deterministic, 1 adds the noise of DDPM.
+            eta: η in [0, 1], else a ValueError: 0 is deterministic, 1 adds the noise of DDPM.
             generator: source of the noise for η > 0, one for all images or one each.
             variance_noise: the noise itself, instead of a generator.
             return_dict: whether to return a [`DDIMSchedulerOutput`] or a tuple: `prev_sample`, x_{t'} at the next timestep and
@@ -200,8 +200,6 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
         return DDIMSchedulerOutput(*output) if return_dict else output
 
     def _check_step(self, eta: float, generator, variance_noise):
-        if self.num_inference_steps is None:
-            raise ValueError("`num_inference_steps` is not set: call `set_timesteps` before `step`.")
         if not 0 <= eta <= 1:
             raise ValueError(f"`eta` is {eta}, but must lie in [0, 1].")
         if variance_noise is not None and generator is not None:
@@ -244,6 +242,8 @@ class FlowerDDIMScheduler(SchedulerMixin, ConfigMixin):
 
     def _rates_of_step(self, timestep: torch.Tensor | float) -> tuple[torch.Tensor, ...]:
         """Signal and noise rate at `timestep`, then those at the timestep that follows it, shape (1,) each."""
+        if self.num_inference_steps is None:
+            raise ValueError("`num_inference_steps` is not set: call `set_timesteps` first.")
         # Looked up, since arithmetic could miss the place, and all on the device, so that nothing waits for it.
         distances = (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs()
         return self._rates.index_select(1, distances.argmin().reshape(1)).unbind()

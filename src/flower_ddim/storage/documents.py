@@ -1,6 +1,6 @@
 """Puts measured numbers into documents, between two marks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .files import check_output, write_text
@@ -26,6 +26,13 @@ def replace_block(document: str | Path, name: str, text: str):
     """
     before, after = _split(document, name)
     write_text(document, before + text + after)
+
+
+def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown: the cells of its head, and those of every line."""
+    rule = "|---" * len(head) + "|\n"
+    head, *lines = (f"| {' | '.join(line)} |\n" for line in (head, *lines))
+    return "".join((head, rule, *lines))
 
 
 def _split(document: str | Path, name: str) -> tuple[str, str]:

@@ -61,7 +61,7 @@ def parse_config(arguments: list[str], prog: str | None = None) -> TrainingConfi
         prog=prog,
         usage="%(prog)s [recipe] [--option value ...]",
         epilog="Several processes: `accelerate launch` on GPUs; on CPUs, where that starts only one, `ACCELERATE_USE_CPU=true "
-        "torchrun --standalone --nproc_per_node 2 scripts/train.py ...`. The first line of a run says how many there are.",
+        "torchrun --standalone --nproc_per_node 2 -m flower_ddim.training ...`. The first line of a run says how many there are.",
         description=f"Trains a diffusion model on pictures. A recipe is {', '.join(recipe_names())}, or a YAML or JSON file.",
     )
     words = list(arguments)
@@ -69,7 +69,9 @@ def parse_config(arguments: list[str], prog: str | None = None) -> TrainingConfi
         words = _recipe_words(find_recipe(words[0])) + words[1:]
     given, surplus = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
     if surplus:
-        parser.error(f"{surplus[0]}: this belongs to no option; a recipe comes first.")
+        parser.error(
+            f"{surplus[0]}: this belongs to no option; write the recipe first, and every value after its option."
+        )
     config = TrainingConfig(**vars(given))
     for name in ("init_from", "teacher"):
         try:
@@ -120,9 +122,14 @@ def _recipe_words(path: Path) -> list[str]:
     try:
         recipe = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"The recipe {path} is not valid {path.suffix.lstrip('.').upper()}: {error}") from error
+        kind, reason = "JSON" if path.suffix == ".json" else "YAML", " ".join(str(error).split())
+        raise ValueError(
+            f"The recipe {path} is not valid {kind} ({reason}): correct it, with one `option: value` a line."
+        ) from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path} must hold lines of the form `option: value`.")
+        raise ValueError(
+            f"The recipe {path} must hold lines of the form `option: value`, or a JSON object of options."
+        )
     words = []
     for name, value in recipe.items():
         if value is not None:

@@ -48,7 +48,11 @@ def step_of(checkpoint: Path) -> int:
 
 
 def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
-    """The checkpoint to resume from: a folder, also by its name in `output_dir`, or `"latest"`, the newest there, if any."""
+    """The checkpoint to resume from: a folder, also by its name in `output_dir`, or `"latest"`, the newest there, if any.
+
+    Raises:
+        FileNotFoundError: if `wanted` names no complete checkpoint.
+    """
     if wanted is None:
         return None
     if wanted == "latest":
@@ -131,7 +135,9 @@ def writing_checkpoint(
             discard_unfinished(output_dir)
         kept = list_checkpoints(output_dir)
         good = f"the last good one is {kept[-1]}" if kept else "there is none yet"
-        raise OSError(f"The checkpoint of step {step} could not be written ({error}); {good}.") from error
+        raise OSError(
+            f"The checkpoint of step {step} could not be written ({error}); {good}: free some space and resume."
+        ) from error
     accelerator.wait_for_everyone()
 
 
@@ -178,16 +184,16 @@ def discard_unfinished(output_dir: Path):
 
 
 def rotate_checkpoints(output_dir: Path, limit: int):
-    """Removes the oldest checkpoints beyond `limit`, which 0 sets to infinity; at least the newest complete one stays."""
+    """Keeps the newest `limit` complete checkpoints and removes the older ones; 0 keeps all."""
     if limit:
         for old in list_checkpoints(output_dir)[:-limit]:
             remove_checkpoint(old)
 
 
 def remove_checkpoint(checkpoint: Path):
-    """Removes a checkpoint; files in it that are not of its record are the user's, and stay, as a damaged one does, set aside.
+    """Removes a checkpoint. The user's own files in it stay, in a folder that no longer counts as a checkpoint.
 
-    An interruption leaves no half of a checkpoint, but what [`discard_unfinished`] removes, or what counts as none.
+    A damaged checkpoint is set aside as a whole. What an interruption leaves counts as none, or [`discard_unfinished`] removes it.
     """
     try:
         listed = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["sha256"]

@@ -172,7 +172,7 @@ class TrainingConfig:
     # Optimization
     train_batch_size: int = option(64, "Pictures per process and forward pass.", at_least=1)
     gradient_accumulation_steps: int = option(1, "Forward passes per optimizer step.", at_least=1)
-    num_epochs: int = option(50, "Number of epochs.", at_least=1)
+    num_epochs: int = option(50, "Epochs, where neither max_train_steps nor a teacher decides.", at_least=1)
     dataset_repeats: int = option(5, "Passes over the data that make one epoch.", at_least=1)
     max_train_steps: int | None = option(None, "Number of optimizer steps, instead of num_epochs.", at_least=1)
     max_train_minutes: float | None = option(

@@ -30,20 +30,20 @@ def load_teacher(config: TrainingConfig) -> tuple[FlowerDDIMPipeline, TrainingCo
     unet = pipe.unet
     if not isinstance(unet, FlowerUNet2DModel):
         raise ValueError(
-            f"`teacher` {config.teacher} is a stock UNet2DModel, which cannot say for how many steps it is."
+            f"`teacher` {config.teacher} is a stock UNet2DModel, but a student must be a FlowerUNet2DModel: name another."
         )
     height, width = pipe.latent_shape[1:]
     if height != width:
         raise ValueError(
-            f"`teacher` {config.teacher} makes pictures of {height}×{width} pixels: only squares are trained."
+            f"`teacher` {config.teacher} makes pictures of {height}×{width} pixels, but students only make squares: name another."
         )
     guidance_scale = config.teacher_guidance_scale
     if is_student(unet):
         built_in = unet.config.distilled_guidance_scale
         if config.teacher_steps > pipe.default_num_inference_steps:
             raise ValueError(
-                f"`teacher` {config.teacher} is a student itself, for {pipe.default_num_inference_steps} steps: give no more as "
-                f"`teacher_steps`, not {config.teacher_steps}."
+                f"`teacher` {config.teacher} is a student itself, for {pipe.default_num_inference_steps} steps: give "
+                f"`--teacher_steps {pipe.default_num_inference_steps}` or fewer, not {config.teacher_steps}."
             )
         if guidance_scale not in (None, built_in):
             raise ValueError(
@@ -63,7 +63,7 @@ def load_teacher(config: TrainingConfig) -> tuple[FlowerDDIMPipeline, TrainingCo
         )
     if has_classes and not pipe.labels:
         raise ValueError(
-            f"The classes of `teacher` {config.teacher} have no names, by which pictures could be told them."
+            f"The classes of `teacher` {config.teacher} have no names to match with those of the pictures: name another."
         )
     return pipe, replace(
         config, resolution=height, class_conditional=has_classes, teacher_guidance_scale=float(guidance_scale)
@@ -195,11 +195,12 @@ class Distillation:
     ) -> torch.Tensor:
         """A step of the sampler for every image, equation (12) of Song et al. 2020 with η = 0; shapes (B, C, H, W) and (B,)."""
         is_first = self.halving == 0
-        scale, labels = self._guidance_scale if is_first else 1.0, None
+        scale, labels = 1.0, None  # without a class there is nothing to guide to
         if class_labels is not None:
             null = self.unet.config.num_class_embeds
             labels = [None if label == null else label for label in class_labels.tolist()]
-            scale = 1.0 if set(labels) == {None} else scale
+            if is_first and set(labels) != {None}:
+                scale = self._guidance_scale
         predict = guided(self._network, sample.device, labels, scale, len(sample))
         with self.accelerator.autocast():
             model_output = predict(sample, self._timestep(start))

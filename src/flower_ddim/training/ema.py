@@ -16,9 +16,13 @@ class ExponentialMovingAverage:
     Args:
         model: the network to follow; the average starts as a copy of it.
         max_decay: d in [0, 1), the decay of the average.
-        power, inv_gamma: where `power` p is given, the n-th update (from 1) has the decay 1 - (1 + n/inv_gamma)^-p until that
-            reaches `max_decay`. A constant 0.999 remembers the untrained network for a few thousand steps, which short
-            runs never outlive; with p = 1 and inv_gamma = 9 the average covers about the last ninth of the run so far.
+        power, inv_gamma: as in diffusers' `EMAModel`: where `power` p is given, the n-th update (from 1) has the decay
+            1 - (1 + n/inv_gamma)^-p until that reaches `max_decay`. A constant 0.999 remembers the untrained network for a few
+            thousand steps, which short runs never outlive; with p = 1 and inv_gamma = 9 the average covers about the last ninth
+            of the run so far.
+
+    Raises:
+        ValueError: for a decay outside [0, 1), or a `power` or `inv_gamma` that is not greater than 0.
     """
 
     def __init__(self, model: nn.Module, max_decay: float = 0.999, power: float | None = None, inv_gamma: float = 1.0):
@@ -45,7 +49,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module):
-        """Moves the average towards the weights of `model`, which must have the same names."""
+        """Moves the average towards the weights of `model`; a ValueError if their names differ."""
         averages, weights = self.averaged.state_dict(), model.state_dict()
         if averages.keys() != weights.keys():
             differing = ", ".join(sorted(averages.keys() ^ weights.keys()))

@@ -78,7 +78,7 @@ class Learner:
         return diffusion_loss(network, self.scheduler, *batch, self.config.loss)
 
     def _begin_halving(self):
-        """Makes the student the next teacher, and the copy of a copy that it begins as."""
+        """Makes the student the teacher of the next halving, whose student begins as a copy of it."""
         student = self.pipeline().unet
         self.distillation.promote(student)
         self.raw_unet.load_state_dict(student.state_dict())
@@ -127,7 +127,7 @@ class Learner:
 
     @property
     def first_step(self) -> int:
-        """Optimizer steps before those that the network learned in what it learns now: those of earlier halvings."""
+        """Optimizer steps before the current halving; 0 without a teacher."""
         return self.distillation.halving * self.config.halving_steps if self.distillation else 0
 
     @property

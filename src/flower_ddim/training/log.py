@@ -1,7 +1,6 @@
 """What a training run reports: numbers by step, in a file that survives interruptions, samples, and a loss curve."""
 
 import json
-import logging
 import math
 import time
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import broadcast_object_list
 from diffusers.utils import make_image_grid
@@ -21,14 +20,8 @@ from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.generate import generate_numbers, spread_classes
 from ..storage.files import read_metrics, replacing, write_text
 from .config import TrainingConfig
+from .messages import main_process_logger
 from .resuming import recorded_options
-
-
-def main_process_logger(name: str) -> logging.Logger:
-    """A logger of which only the main process is heard."""
-    found = logging.getLogger(name)
-    found.addFilter(lambda _: not PartialState._shared_state or PartialState().is_main_process)
-    return found
 
 
 logger = main_process_logger(__name__)

@@ -1,14 +1,14 @@
 """The training loss."""
 
-import logging
 import math
 
 import torch
 
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
+from .messages import main_process_logger
 
 
-logger = logging.getLogger(__name__)
+logger = main_process_logger(__name__)
 
 # Mean absolute error of predicting zero where the target is standard normal: E|ε| = √(2/π).
 ZERO_NOISE_LOSS = math.sqrt(2 / math.pi)

@@ -54,6 +54,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: weights of two dimensions or more.
+        lr: learning rate.
+        weight_decay: decoupled, as in AdamW: every step multiplies the weights by 1 - lr · weight_decay.
         momentum: decay of the mean gradient (Nesterov's).
     """
 
@@ -68,6 +70,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of every weight that has a gradient; returns the loss of `closure`, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -92,7 +95,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """About the nearest orthogonal matrix, by Newton-Schulz iteration: the singular values come near 1, within a third."""
+    """About the orthogonal matrix nearest to `matrix` (M, N), in its shape, by Newton-Schulz iteration (Jordan et al. 2024).
+
+    The singular values come near 1, within a third. The result is bfloat16, or float32 on a CPU without instructions for that.
+    """
     a, b, c = 3.4445, -4.775, 2.0315  # chosen by Jordan et al. for speed; the values need not come to 1
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if is_tall else matrix).to(_fast_dtype(matrix.device))

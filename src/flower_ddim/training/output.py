@@ -38,7 +38,10 @@ class OutputFolder:
 
     def _read_record(self) -> set[str]:
         if (self.path / RECORD).is_file():
-            return set(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["files"])
+            try:
+                return set(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["files"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path / RECORD} is damaged ({error}): name another `--output_dir`.") from error
         return _written_before_there_were_records(self.path)
 
     def _signs(self) -> dict[str, tuple[int, int]]:

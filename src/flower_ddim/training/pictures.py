@@ -1,6 +1,5 @@
 """The pictures of a training run, as its options say: opened, divided into two parts, and decoded."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from ..data.labels import class_indices, class_names, find_label_column
 from ..data.sources import image_column, open_splits, split_train_validation
 from ..data.streaming import STREAMING_SHUFFLE_BUFFER, StreamedImages
 from .config import TrainingConfig
+from .messages import main_process_logger
 
 
-logger = logging.getLogger(__name__)
+logger = main_process_logger(__name__)
 
 
 @dataclass
@@ -54,11 +54,15 @@ DRY_RUN_PICTURES = 32
 def load_pictures(
     config: TrainingConfig, global_batch: int, rank: int, world: int, known_classes: list[str] | None = None
 ) -> Pictures:
-    """Opens the pictures, and decodes them but for a dry run.
+    """Opens the pictures and decodes them all, or only some for a dry run.
 
     Args:
         global_batch: pictures in an optimizer step over all processes.
         known_classes: the classes of a teacher, beside which there may be no others.
+
+    Raises:
+        FileNotFoundError: if there are no pictures.
+        ValueError: if there are too few, or their classes or channels do not fit.
     """
     if config.streaming:
         logger.warning(
@@ -70,7 +74,9 @@ def load_pictures(
             column = find_label_column(train, config.label_column)
             names = class_names(train, column)
             if known_classes and names != known_classes:
-                raise ValueError("`streaming` needs just the classes of `teacher`, in their order: leave it out.")
+                raise ValueError(
+                    "`streaming` needs exactly the classes of `teacher`, in their order: train without `--streaming`."
+                )
         stream = StreamedImages(train, config.resolution, config.center_crop, config.seed, rank, world, column)
         return Pictures(None, None, stream, None, stream.channels, *stream.statistics, class_names=names)
     train, validation = _divide(config)

@@ -33,5 +33,5 @@ def _check_card(repo_id: str, config: TrainingConfig, remedy: str):
     except ValueError as error:  # which names options that a training has not
         raise ValueError(
             f"The card of {repo_id} was edited on the Hub, and a training does not overwrite it: {remedy} "
-            f"`python scripts/push_to_hub.py {config.output_dir} {repo_id}`, which can keep it, or name another `--hub_model_id`."
+            f"`flower-ddim push {config.output_dir} {repo_id}`, which can keep it, or name another `--hub_model_id`."
         ) from error

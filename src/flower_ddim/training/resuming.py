@@ -1,14 +1,14 @@
 """Resuming a training: what must be as it was, what may be otherwise, and the record of what was."""
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
 from .checkpoints import list_checkpoints, step_of
 from .config import TrainingConfig, card_options, fixed_options
+from .messages import main_process_logger
 
 
-logger = logging.getLogger(__name__)
+logger = main_process_logger(__name__)
 
 
 def recorded_options(config: TrainingConfig) -> dict:
@@ -35,11 +35,11 @@ def check_resumable(
         ValueError: if it is of another training, of another version, or has made more steps than are asked for; also if it has
             made all of them and is not the newest, since nothing would be left to do but to go back.
     """
+    remedy = "start again in another `--output_dir`" if config.teacher else "start from its weights with `--init_from`"
     missing = [name for name in ("step", "images_seen", "ema_updates") if name not in state]
     if missing:
         raise ValueError(
-            f"The checkpoint {checkpoint} is of another version, which did not record `{missing[0]}`: start from its weights with "
-            "`--init_from`."
+            f"The checkpoint {checkpoint} is of another version, which did not record `{missing[0]}`: {remedy}."
         )
     for name, default in fixed_options().items():  # the checkpoint may be older than the option
         there, here = state.get(name, default), getattr(config, name)
@@ -55,7 +55,7 @@ def check_resumable(
     if differing:
         raise ValueError(
             f"The checkpoint {checkpoint} is of another training ({'; '.join(differing)}): give the same options and "
-            "pictures, or start from its weights with `--init_from`."
+            f"pictures, or {remedy}."
         )
     if state["step"] > total_steps:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-import logging
 import os
 from pathlib import Path
 
@@ -18,21 +17,22 @@ from accelerate.utils import (
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..machine import usable_cores
+from ..machine import usable_cores, warn_of_emulated_bfloat16
 from ..models.unet_flower_ddim import FlowerUNet2DModel
-from ..pipelines.loading import check_schedule
+from ..pipelines.loading import check_schedule, is_student
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.compilation import check_compiler
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
 from .config import TrainingConfig
 from .distillation import make_student
 from .growth import zero_init_levels
+from .messages import main_process_logger
 from .pictures import Pictures
 from .resuming import recorded_options
 from .stopping import PROCESS_GROUP_TIMEOUT
 
 
-logger = logging.getLogger(__name__)
+logger = main_process_logger(__name__)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -77,6 +77,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     if device == "cpu":
         check_threads(accelerator.num_processes)
     if accelerator.is_main_process:
+        warn_of_emulated_bfloat16(accelerator.mixed_precision, device)
         world, batch, passes = accelerator.num_processes, config.train_batch_size, config.gradient_accumulation_steps
         logger.info(
             f"{world * batch * passes} pictures a step: {world} processes × {batch} × {passes} forward passes."
@@ -99,6 +100,9 @@ def build_model(
 
     A new network takes the channel statistics of the pictures. One that is trained further (`init_from`), and a student of a
     teacher, keep those that their weights know.
+
+    Raises:
+        ValueError: if pictures, network, schedule and options do not fit together, naming the option.
     """
     channels = pictures.channels
     if teacher:
@@ -107,13 +111,17 @@ def build_model(
         return unet, scheduler
     if config.init_from:
         pipe = FlowerDDIMPipeline.from_pretrained(config.init_from)
+        if is_student(pipe.unet):
+            raise ValueError(
+                f"`init_from` {config.init_from} is a student, for few steps only: name its teacher, or distil it with `--teacher`."
+            )
         unet = _with_classes(pipe.unet, pictures.class_names)
         own = {name: unet.config.get(name, 0.5) for name in ("image_mean", "image_std")}
         logger.warning(f"The training keeps the channel statistics of {config.init_from}: {own}.")
         height, width = pipe.latent_shape[1:]
         if (height, width) != (config.resolution,) * 2:
             logger.warning(
-                f"{config.init_from} made pictures of {width}×{height} pixels; it goes on with `resolution`."
+                f"{config.init_from} made pictures of {width}×{height} pixels; the training goes on with `resolution`."
             )
         statistics = {}
         scheduler = FlowerDDIMScheduler.from_config(pipe.scheduler.config)
@@ -164,7 +172,9 @@ def _with_classes(unet: torch.nn.Module, names: list[str] | None) -> torch.nn.Mo
     new = FlowerUNet2DModel.from_config(unet.config, **classes)
     weights = unet.state_dict()
     if (rows := weights.pop("class_embedding.weight", None)) is not None:
-        logger.warning("The network of `init_from` knows other classes, which all begin as its null class here.")
+        logger.warning(
+            "The classes of `init_from` are others than those here, so every class begins as its null class."
+        )
         weights["class_embedding.weight"] = rows[-1:].repeat(len(names) + 1, 1)
     new.load_state_dict(weights, strict=False)
     return new

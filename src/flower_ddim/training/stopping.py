@@ -74,5 +74,5 @@ class StopWatch:
             dist.all_reduce(highest, dist.ReduceOp.MAX, self._group)
             agreed = StopReason(highest.item())
         # A signal that arrives while the others are asked is remembered, and does not make this process leave before them.
-        self.reason = self.reason or agreed
+        self.reason = max(self.reason, agreed)
         return agreed

@@ -20,13 +20,13 @@ from .log import (
     LogWindow,
     MetricsLog,
     dispensable,
-    main_process_logger,
     plot_loss,
     sample_grid,
     show_images,
     trackable,
 )
 from .loss import ZERO_NOISE_LOSS, warn_of_zero_noise
+from .messages import main_process_logger
 from .output import OutputFolder
 from .pictures import load_pictures
 from .publishing import prepare_repository, publish
@@ -72,7 +72,8 @@ class Trainer:
         self.learner = Learner(config, self.accelerator, self.pictures, *sizes, teacher)
         unet = self.learner.raw_unet
         self.description = describe(config, unet, self.pictures, *sizes)
-        watches_kid = config.eval_kid_epochs > 0
+        # A dry run decodes no pictures for validation.
+        watches_kid = config.eval_kid_epochs > 0 and self.pictures.validation is not None
         self.kid_watch = KidWatch(config, self.accelerator, self.pictures.validation) if watches_kid else None
         self.repo_id = None
         if config.push_to_hub and not config.dry_run and self.accelerator.is_main_process:
@@ -123,9 +124,12 @@ class Trainer:
             checkpoints.read_checkpoint(self.checkpoint, self._load_state)
             logger.info(f"Resuming from {self.checkpoint}.")
         if self.was_complete:
+            if self.config.teacher:
+                remedy = "train a student of this one for fewer steps"
+            else:
+                remedy = "raise `--max_train_steps` or `--num_epochs`"
             logger.warning(
-                f"Nothing is left to do: {self.checkpoint} has made all {self.total_steps:,} steps; more are made with a larger "
-                "`--max_train_steps` or `--num_epochs`."
+                f"Nothing is left to do: {self.checkpoint} has made all {self.total_steps:,} steps; to go on, {remedy}."
             )
         if self.accelerator.is_main_process:
             if self.checkpoint and self.checkpoint.parent.resolve() == self.output_dir.resolve():
