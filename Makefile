@@ -49,11 +49,14 @@ gallery: check-data $(VENV)/.installed-test            ## draw the pictures in d
 	$(RUN) scripts/interpolate.py --num_anchors 5 --size 128 --output docs/figures/loop.webp
 	$(RUN) scripts/model_card.py
 
+# Every test computes in one thread. Those of a file share fixtures, so they stay together.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 test: $(VENV)/.installed-test            ## run the quick tests
-	$(RUN) -m pytest -m "not slow and not browser"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow and not browser"
 
 test-all: $(VENV)/.installed-test            ## run all tests but those in a browser
-	$(RUN) -m pytest -m "not browser"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow and not browser"
+	$(RUN) -m pytest -m "slow and not browser"
 
 notebook: $(VENV)/.installed-test            ## execute the notebook and store its outputs in it
 	$(RUN) tests/notebook_file.py

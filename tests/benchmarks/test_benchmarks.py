@@ -20,9 +20,9 @@ DOCUMENT = "docs/performance.md"
 
 def rows(table):
     """The lines of a Markdown table below its head, as lists of cells; all have the same number."""
-    lines = [line[2:-2].split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    assert len({len(line) for line in lines}) == 1 and set(lines[1]) == {"---"}
-    return lines[2:]
+    head, rule, *lines = (line.strip("|").split("|") for line in table.splitlines() if line.startswith("|"))
+    assert set(rule) == {"---"} and {len(line) for line in (head, *lines)} == {len(rule)}
+    return [[cell.strip() for cell in line] for line in lines]
 
 
 def blocks(document):

@@ -129,7 +129,7 @@ def test_a_reference_comes_back_as_it_was(tmp_path):
 
 
 def test_what_is_no_reference_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="evaluate.py reference"):
+    with pytest.raises(FileNotFoundError, match="flower-ddim evaluate reference"):
         Reference.load(tmp_path / "ref.safetensors")
     (tmp_path / "text").write_text("no tensors")
     save_file({"features": normal(2)}, tmp_path / "nameless")

@@ -154,7 +154,9 @@ def test_the_script_measures_from_real_pictures_to_a_document(run_script, model,
     run_script("evaluate.py", "score_folder", *options, "--output", tmp_path / "folder.json")
     assert json.loads((tmp_path / "folder.json").read_text())["images"] == "images"
     missing = run_script("evaluate.py", "score", "--reference", tmp_path / "none", expect_success=False)
-    assert missing.returncode == 1 and missing.stderr.strip().splitlines()[-1].endswith("evaluate.py reference`.")
+    assert missing.returncode == 1 and missing.stderr.strip().splitlines()[-1].endswith(
+        "`flower-ddim evaluate reference`."
+    )
 
 
 def test_solvers_of_two_evaluations_a_step_are_counted_as_that(model, reference):

@@ -108,16 +108,13 @@ def test_the_card_of_a_student_says_what_it_is_for(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in log))
     write_model_card(pipe, tmp_path, records=tmp_path, name="mine")
     card = (tmp_path / "README.md").read_text()
-    assert (
-        "distilled for just so many steps from a teacher that takes 8, and has the guidance 2.5 of that built in"
-        in card
-    )
+    assert "It is a student, distilled from a teacher that takes 8 steps, with the guidance of 2.5 built in." in card
     assert 'It knows 3 classes by name: `pipe(class_labels="rose")`.' in card and "/somewhere" not in card
     assert (
         "--teacher TEACHER" in card
         and "| student_steps | 2 |" in card
         and "--student_steps 2" in card
-        and "no more can be said than the name" in card
+        and "the name of the class is the only control" in card
     )
     assert "0.770" not in card  # of the halving before
     assert "to 10: 0.00035 (mean squared error of the velocity)" in card and "salimans2022progressive" in card

@@ -217,7 +217,7 @@ def test_the_card_of_a_pipeline_tells_of_its_own_options(runs):
     train_here(folder, max_train_steps=3, learning_rate=5e-4, resume_from_checkpoint="latest")
     card = card_of(folder)
     assert "| learning_rate | 0.002 until step 2, then 0.0005 |" in card
-    assert "# until step 2 with --max_train_steps 2 --learning_rate 0.002\npython scripts/train.py" in card
+    assert "# until step 2 with --max_train_steps 2 --learning_rate 0.002\nflower-ddim train" in card
     assert "| learning_rate | 0.002 until step 2, then 0.0005 |" in card_of(folder / "checkpoint-3")
 
 
