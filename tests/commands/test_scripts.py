@@ -78,6 +78,11 @@ def test_generate_explains_bad_input(run_script, tmp_path):
         completed = run_script("generate.py", *arguments, "--output", tmp_path / "no.png", expect_success=False)
         assert completed.returncode == 1 and message in completed.stderr and "Traceback" not in completed.stderr
     assert not (tmp_path / "no.png").exists()
+    arguments = ("--num_anchors", 0, "--output", tmp_path / "no.gif")
+    completed = run_script("interpolate.py", *arguments, expect_success=False)
+    assert (
+        completed.returncode == 1 and "`num_anchors` is 0" in completed.stderr and not (tmp_path / "no.gif").exists()
+    )
 
 
 def test_outputs_may_lie_in_folders_that_are_yet_to_be_made(run_script, tmp_path):

@@ -5,6 +5,7 @@ from accelerate import PartialState
 from .. import FlowerDDIMPipeline
 from ..data.picture_files import read_picture
 from ..entrance import Parser
+from ..pipelines.loading import check_count
 from ..sampling.generate import known_labels, noise_of_seeds
 from ..storage.files import check_output, replacing
 from .options import add_class_options, add_model_option, add_steps_option
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None):
     else:
         default = len(labels) if labels and len(labels) > 1 else 5
         count = default if args.num_anchors is None else args.num_anchors
+        check_count("num_anchors", count)
         anchors = noise_of_seeds(pipe, range(args.seed, args.seed + count))
     frames = pipe.interpolate(
         anchors, num_images=args.num_images, closed=True, rescale=bool(args.images), **options
