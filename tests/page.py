@@ -5,16 +5,15 @@ import pytest
 from conftest import make_unet, seeds
 from web_server import RUNTIME
 
-from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
-from flower_ddim.web.serving import serving
-from flower_ddim.web.site import write_site
-
 
 PIXELS = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
 CDN = "https://cdn.jsdelivr.net/**"
 
 
+# The package is imported where it is used: pytest loads this file, as a plugin, before every test.
 def pipeline(unet):
+    from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
+
     pipe = FlowerDDIMPipeline(unet, FlowerDDIMScheduler(prediction_type="v_prediction"))
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -27,6 +26,8 @@ def page_pipe():
 
 @pytest.fixture(scope="module")
 def page_folder(page_pipe, tmp_path_factory):
+    from flower_ddim.web.site import write_site
+
     folder = tmp_path_factory.mktemp("page")
     write_site(page_pipe, folder, RUNTIME)
     return folder
@@ -34,6 +35,8 @@ def page_folder(page_pipe, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page_address(page_folder):
+    from flower_ddim.web.serving import serving
+
     with serving(page_folder) as address:
         yield address
 

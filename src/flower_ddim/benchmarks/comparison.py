@@ -87,9 +87,7 @@ def take_turns(settings: Settings, task: str) -> dict[str, dict]:
             workers[name] = stack.enter_context(settings.worker(settings.job(name, task)))
             logger.info(f"{task}: {name} is ready after {workers[name].startup_seconds:.1f} s")
         dtypes = {CONTENDERS[name].dtype for name in settings.contenders}
-        for name in CEILINGS:
-            if CONTENDERS[name].dtype not in dtypes:
-                continue
+        for name in (ceiling for ceiling in CEILINGS if CONTENDERS[ceiling].dtype in dtypes):
             workers[name] = stack.enter_context(settings.worker(settings.job(name, "ceiling")))
         turns = {name: [] for name in workers}
         for i in range(settings.rounds):

@@ -64,7 +64,8 @@ def export_keras(pipe: FlowerDDIMPipeline, path: str | Path):
 
 def check_is_of_the_chapter(pipe: FlowerDDIMPipeline):
     """Raises a ValueError for a pipeline that the code of the chapter cannot be."""
-    unet, config, remedy = pipe.unet, pipe.unet.config, "convert a model of `flower-ddim train book`"
+    unet, config = pipe.unet, pipe.unet.config
+    remedy = "convert a model of `flower-ddim train book`"
     if not isinstance(unet, FlowerUNet2DModel):
         raise ValueError(f"The network is a {type(unet).__name__}, not that of the chapter: {remedy}.")
     found = {name: tuple(value) if isinstance(value := config[name], list) else value for name in NETWORK}
