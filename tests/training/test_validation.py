@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -36,6 +37,16 @@ def test_the_pipeline_of_the_lowest_kid_is_kept(watched, runs, options):
     until_then = train_here(runs / "until-then", **options | {"max_train_steps": best})
     one, other = (load_file(folder / "best" / WEIGHTS) for folder in (watched, until_then))
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_trainings_of_other_seeds_have_the_same_noise_and_times_in_validation(runs):
+    trainers = [Trainer(small_config(runs / f"seed-{seed}", seed=seed, validation_epochs=1)) for seed in (3, 4)]
+    (_, noise, times, _), (_, other_noise, other_times, _) = (
+        trainer.learner.batches.validation(range(8)) for trainer in trainers
+    )
+    assert torch.equal(noise, other_noise) and torch.equal(times, other_times)
+    # They lie evenly: the farthest neighbours of eight are not twice an eighth apart.
+    assert times.sort().values.diff().max() < 2 / 8
 
 
 def test_the_training_goes_on_as_if_nobody_watched(watched, runs, options):

@@ -19,6 +19,7 @@ Drawn = tuple[torch.Tensor | None, ...]  # uint8 pixels (B, H, W, C), noise, tim
 
 # How many are drawn ahead for a GPU, some megabytes each.
 BATCHES_AHEAD = 4
+VALIDATION_SEED = 0
 
 
 def spread_times(key: tuple[int, ...], positions: Sequence[int]) -> torch.Tensor:
@@ -97,11 +98,15 @@ class Batches:
         )
 
     def validation(self, indices: Sequence[int]) -> Batch:
-        """The batch of these validation pictures, with the same noise and times whenever it is asked for."""
-        keys = [(self.config.seed, Purpose.VALIDATION, index) for index in indices]
+        """The batch of these validation pictures, with the same noise and times whenever it is asked for, and in every training.
+
+        So the losses of trainings with other seeds can be compared, and times that lie evenly leave less to chance.
+        """
+        keys = [(VALIDATION_SEED, Purpose.VALIDATION, index) for index in indices]
         pixels, labels = self.pictures.validation[indices], self.pictures.validation_labels
         labels = torch.from_numpy(labels[indices]) if labels is not None else None
         noise, times, _ = draw_noise_time_flip(self._noise_shape(pixels), *keys)
+        times = spread_times((VALIDATION_SEED, Purpose.TIMES), indices).to(times)
         return self._to_device(self._pinned(torch.from_numpy(pixels), noise, times, None, labels))
 
     def _to_device(self, drawn: Drawn) -> Batch:
