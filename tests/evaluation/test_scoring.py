@@ -68,7 +68,7 @@ def test_a_score_says_what_it_was_made_with(score, model, reference, tiny_extrac
     expected |= {"seed": 0, "dtype": "float32", "feature_extractor": tiny_extractor}
     assert expected.items() <= score.items()
     assert score["reference"] == {"name": reference.source, "num_images": 128}
-    assert score["seconds"] > 0 and score["kid"]["mean"] > 0  # random weights paint no flowers
+    assert score["seconds"] > 0 and score["kid"]["mean"] > 0  # random weights generate no flowers
 
 
 def test_few_pictures_are_warned_of_in_record_and_table(score, model, reference, caplog):

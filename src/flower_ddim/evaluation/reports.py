@@ -101,7 +101,7 @@ def guidance_table(result: dict) -> str:
     lines = [
         [
             f"{row['guidance_scale']:g}",
-            f"{1000 * row['kid']['mean']:.1f}",
+            _kid_times_1000(row["kid"]),
             f"{row['frechet_distance']:.1f}",
             f"{row['precision']:.2f}",
             f"{row['recall']:.2f}",
@@ -110,7 +110,8 @@ def guidance_table(result: dict) -> str:
         for row in result["rows"]
     ]
     text = (
-        f"{result['num_images']:,} images a row in {result['num_inference_steps']} steps, {_compared_with(result)}.\n"
+        f"{result['num_images']:,} images a row in {result['num_inference_steps']} steps, {_compared_with(result)}; the "
+        f"network ran in {result['dtype']}.\n"
     )
     head = ["guidance", "KID × 1000", "Fréchet distance", "precision", "recall", *shares.values()]
     return f"{markdown_table(head, lines)}\n{text}"
