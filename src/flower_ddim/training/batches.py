@@ -19,6 +19,7 @@ Drawn = tuple[torch.Tensor | None, ...]  # uint8 pixels (B, H, W, C), noise, tim
 
 # How many are drawn ahead for a GPU, some megabytes each.
 BATCHES_AHEAD = 4
+# In place of the run's own seed.
 VALIDATION_SEED = 0
 
 
