@@ -62,8 +62,8 @@ notebook: $(VENV)/.installed-test            ## execute the notebook and store i
 	$(RUN) tests/notebook_file.py
 
 test-browser: $(VENV)/.installed-browser            ## run the tests of the pages in Debian's Chromium, installing it and node where they are missing
-	command -v chromium > /dev/null && command -v npm > /dev/null || \
-		{ $(SUDO) apt-get update && $(SUDO) apt-get install --yes chromium nodejs npm; }
+	missing="$$(command -v chromium > /dev/null || echo chromium) $$(command -v npm > /dev/null || echo nodejs npm)"; \
+		test "$$missing" = " " || { $(SUDO) apt-get update && $(SUDO) apt-get install --yes $$missing; }
 	npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund
 	$(RUN) -m pytest -m browser
 
