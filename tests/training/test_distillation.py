@@ -1,4 +1,4 @@
-"""Students, which make in one step of the sampler what their teachers make in two."""
+"""Students, which make in one step of the sampler what their teacher makes in several."""
 
 import shutil
 
@@ -12,9 +12,9 @@ from flower_ddim import FlowerDDIMPipeline, FlowerDDIMScheduler
 from flower_ddim.training.trainer import Trainer
 
 
-# Two halvings of three steps; what a student's size and statistics are, its teacher says.
-HALVINGS = {"teacher_steps": 8, "student_steps": 2, "halving_steps": 3, "loss": "mse", "learning_rate": 1e-2}
-HALVINGS |= {"max_train_steps": None, "block_out_channels": None, "layers_per_block": None, "resolution": 64}
+# What a student's size and statistics are, its teacher says.
+STUDENT = {"teacher_steps": 6, "student_steps": 2, "max_train_steps": 4, "loss": "mse", "learning_rate": 1e-2}
+STUDENT |= {"block_out_channels": None, "layers_per_block": None, "resolution": 64}
 
 
 def save_teacher(folder, prediction_type="v_prediction", make=make_unet, **config):
@@ -31,7 +31,7 @@ def teacher(runs):
 @pytest.fixture(scope="module")
 def student(runs, teacher):
     """A student for two steps, of a training that has kept the checkpoint of every step."""
-    options = HALVINGS | {"checkpointing_steps": 1, "checkpoints_total_limit": 0, "use_ema": True}
+    options = STUDENT | {"checkpointing_steps": 1, "checkpoints_total_limit": 0, "use_ema": True}
     return train_here(runs / "student", teacher=str(teacher), **options)
 
 
@@ -46,7 +46,7 @@ def test_one_step_with_the_target_comes_where_two_of_the_teacher_do(runs, noise,
     make = make_labelled_unet if name == "named" else make_unet
     folder = save_teacher(runs / f"{name}-{prediction_type}", prediction_type, make)
     guidance = {"teacher_guidance_scale": 2.5, "class_conditional": True} if name == "named" else {}
-    options = HALVINGS | {"teacher_steps": 6, "student_steps": 3, "teacher": str(folder)} | guidance
+    options = STUDENT | {"student_steps": 3, "teacher": str(folder)} | guidance
     if name == "named":
         options |= {"train_data_dir": flowers_of_the_teacher(runs)}
     learner = Trainer(small_config(runs / "untrained", **options)).learner
@@ -59,7 +59,7 @@ def test_one_step_with_the_target_comes_where_two_of_the_teacher_do(runs, noise,
     told = torch.tensor([1, 3]) if name == "named" else None
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         times = at(1 - i / 3, noise), at(1 - (i + 1) / 3, noise)
-        velocity = learner.distillation.target(start, *times, told)
+        velocity = learner.distillation.target(start, *times, told, num_steps=2)
         learner.scheduler.set_timesteps(3)
         reached = learner.scheduler.step(velocity, learner.scheduler.timesteps[i], start).prev_sample
         torch.testing.assert_close(reached, end, atol=2e-3 if prediction_type == "epsilon" else 1e-4, rtol=1e-3)
@@ -78,17 +78,38 @@ def flowers_of_the_teacher(runs):
 
 
 def test_the_loss_is_zero_where_the_teacher_makes_one_step_as_well(runs, teacher, noise):
-    learner = Trainer(small_config(runs / "same", teacher=str(teacher), **HALVINGS)).learner
+    learner = Trainer(small_config(runs / "same", teacher=str(teacher), **STUDENT)).learner
     unet, times = learner.raw_unet.eval(), (at(0.75, noise), at(0.5, noise))
-    target = learner.distillation.target(noise, *times, num_steps=1)
+    target = learner.distillation.target(noise, *times, None, num_steps=1)
     prediction = unet(noise, learner.scheduler.schedule.timestep(times[0])).sample
     torch.testing.assert_close(target, prediction, atol=1e-5, rtol=1e-5)
-    assert (learner.distillation.target(noise, *times) - prediction).abs().max() > 1e-3
+    assert (learner.distillation.target(noise, *times, None, num_steps=2) - prediction).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("time", "start"), [(0.9, 0), (0.6, 1), (0.1, 2)])
+def test_a_student_learns_to_go_on_from_where_its_own_step_leads(runs, teacher, noise, time, start):
+    """The loss is that of the velocity with which it comes where the teacher's steps from there come."""
+    options = STUDENT | {"teacher_steps": 6, "student_steps": 3}
+    learner = Trainer(small_config(runs / "own", teacher=str(teacher), **options)).learner
+    unet, scheduler = learner.raw_unet.eval(), learner.scheduler
+    images = torch.rand_like(noise) - 0.5
+    scheduler.set_timesteps(3)
+    begun = noise  # at first; and the step from noise needs no pictures
+    if start == 2:
+        begun = scheduler.add_noise(images, noise, scheduler.timesteps[1].expand(len(noise)))
+    with torch.no_grad():
+        if start:
+            velocity = unet(begun, scheduler.timesteps[start - 1]).sample
+            begun = scheduler.step(velocity, scheduler.timesteps[start - 1], begun).prev_sample
+        prediction = unet(begun, scheduler.timesteps[start]).sample
+        target = learner.distillation.target(begun, at(1 - start / 3, noise), at(1 - (start + 1) / 3, noise), None, 2)
+        loss = learner.distillation.loss(unet, images, noise, at(time, noise))
+    torch.testing.assert_close(loss, (prediction - target).square().mean(), atol=1e-6, rtol=1e-3)
 
 
 def test_the_target_for_gaussian_pictures_is_that_of_the_closed_form(runs, teacher, noise):
     """Pixels of variance c²: the best network is linear, so two steps multiply the noise by a known number."""
-    learner = Trainer(small_config(runs / "gaussian", teacher=str(teacher), **HALVINGS)).learner
+    learner = Trainer(small_config(runs / "gaussian", teacher=str(teacher), **STUDENT)).learner
     schedule, variance = learner.scheduler.schedule, 0.3
 
     def factor(start, end):
@@ -111,7 +132,7 @@ def test_the_target_for_gaussian_pictures_is_that_of_the_closed_form(runs, teach
         )
         image = (reached - n_end / n) / (s_end - n_end / n * s)
         expected = (s - image) / n * noise
-        target = learner.distillation.target(noise, at(start, noise), at(end, noise))
+        target = learner.distillation.target(noise, at(start, noise), at(end, noise), None, num_steps=2)
         torch.testing.assert_close(target, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -133,39 +154,42 @@ def test_a_student_is_for_its_number_of_steps_and_says_so(student, teacher, nois
     other = FlowerDDIMPipeline(pipe.unet, UniPCMultistepScheduler.from_config(pipe.scheduler.config))
     with pytest.raises(ValueError, match="not those of UniPCMultistepScheduler: take its own scheduler"):
         other(latents=noise)
-    steps = [load_pipeline(student / f"checkpoint-{step}").default_num_inference_steps for step in range(1, 7)]
-    assert steps == [4, 4, 4, 2, 2, 2]
+    assert load_pipeline(student / "checkpoint-1").default_num_inference_steps == 2
 
 
-@pytest.mark.parametrize("step", [2, 3, 4])
-def test_a_distillation_resumes_to_the_bit(student, teacher, runs, step):
-    """Within a halving, where one ends and the student has not become the teacher yet, and after that."""
-    shutil.copytree(student, folder := runs / f"resumed-{step}")
-    options = HALVINGS | {"checkpointing_steps": 1, "checkpoints_total_limit": 0}
-    train_here(folder, teacher=str(teacher), **options, resume_from_checkpoint=f"checkpoint-{step}")
+def test_a_distillation_resumes_to_the_bit(student, teacher, runs):
+    shutil.copytree(student, folder := runs / "resumed")
+    options = STUDENT | {"checkpointing_steps": 1, "checkpoints_total_limit": 0}
+    train_here(folder, teacher=str(teacher), **options, resume_from_checkpoint="checkpoint-2")
     assert_same_weights(folder / WEIGHTS, student / WEIGHTS)
-    assert_same_weights(folder / "checkpoint-6" / LAST_WEIGHTS, student / "checkpoint-6" / LAST_WEIGHTS)
+    assert_same_weights(folder / "checkpoint-4" / LAST_WEIGHTS, student / "checkpoint-4" / LAST_WEIGHTS)
     assert metrics(folder) == metrics(student) and metrics(folder, "lr") == metrics(student, "lr")
-    assert list(metrics(folder, "lr").values())[:3] == list(metrics(folder, "lr").values())[3:]
     assert load_pipeline(folder).default_num_inference_steps == 2
+
+
+def test_the_statistics_of_the_teacher_stay(student, teacher):
+    weights = [load_pipeline(folder).unet.state_dict() for folder in (teacher, student)]
+    names = [name for name in weights[0] if "running" in name]
+    assert names and all(torch.equal(weights[0][name], weights[1][name]) for name in names)
+    assert not torch.equal(weights[0]["conv_in.weight"], weights[1]["conv_in.weight"])
 
 
 def test_two_processes_teach_what_one_does(runs, teacher, launch_two):
     """BatchNorm's statistics are frozen, so that halves of a batch give what the whole does."""
-    one = train_here(runs / "one", teacher=str(teacher), **HALVINGS)
-    options = HALVINGS | {"teacher": str(teacher), "train_batch_size": 8}
+    one = train_here(runs / "one", teacher=str(teacher), **STUDENT)
+    options = STUDENT | {"teacher": str(teacher), "train_batch_size": 8}
     launch_two(ROOT / "scripts" / "train.py", *words(runs / "two", **options))
     assert metrics(runs / "two") == pytest.approx(metrics(one), abs=1e-5)
 
 
 def test_last_weights_without_an_average_are_taught_on_as_well(runs, teacher):
-    folder = train_here(runs / "last", teacher=str(teacher), **HALVINGS | {"use_ema": False, "checkpointing_steps": 3})
-    assert load_pipeline(folder).default_num_inference_steps == 2 and len(metrics(folder)) == 6
+    folder = train_here(runs / "last", teacher=str(teacher), **STUDENT | {"use_ema": False, "checkpointing_steps": 3})
+    assert load_pipeline(folder).default_num_inference_steps == 2 and len(metrics(folder)) == 4
 
 
 def test_classes_and_guidance_of_the_teacher_are_built_in(runs, noise):
     folder = save_teacher(runs / "classes", make=make_labelled_unet, default_guidance_scale=2.0)
-    options = HALVINGS | {
+    options = STUDENT | {
         "teacher": str(folder),
         "train_data_dir": flowers_of_the_teacher(runs),
         "validation_epochs": 1,
@@ -177,9 +201,7 @@ def test_classes_and_guidance_of_the_teacher_are_built_in(runs, noise):
     assert not torch.equal(one, other)
     with pytest.raises(ValueError, match="guidance 2 built in"):
         pipe(latents=noise, class_labels="rose", guidance_scale=3.0)
-    # In the first halving, too, where the guidance of the teacher has nothing to guide to.
-    once = options | {"teacher_steps": 4, "halving_steps": 1}
-    assert len(metrics(train_here(runs / "once", **once), "validation_loss_ema_without_labels")) == 1
+    assert len(metrics(student, "validation_loss_ema_without_labels")) == 1
     train_here(runs / "dry", **options, dry_run=True)
     assert not (runs / "dry").exists()
     (other := runs / "others" / "tulip").mkdir(parents=True)
@@ -193,20 +215,25 @@ def test_what_cannot_be_taught_is_refused_before_anything_is_written(runs, teach
     FlowerDDIMPipeline(make_stock_unet(), FlowerDDIMScheduler()).save_pretrained(stock := runs / "stock")
     assert isinstance(load_pipeline(stock).unet, UNet2DModel)
     cases = [
-        ({"teacher_steps": 12, "student_steps": 4}, "half as many"),
-        ({"teacher_steps": 4, "student_steps": 4}, "half as many"),
+        (
+            {"teacher_steps": 10, "student_steps": 4},
+            "`teacher_steps` is 10, but must be 2, 3, 4, … times `student_steps`, 4",
+        ),
+        (
+            {"teacher_steps": 4, "student_steps": 4},
+            "`teacher_steps` is 4, but must be 2, 3, 4, … times `student_steps`, 4",
+        ),
         ({"init_from": str(teacher)}, "`init_from` contradicts `teacher`"),
-        ({"max_train_steps": 5}, "`max_train_steps` is not for students: set `halving_steps`"),
         ({"teacher": None}, "`teacher_steps` is for students: name a `teacher`"),
         ({"teacher": str(stock)}, "is a stock UNet2DModel"),
-        ({"teacher": str(student), "student_steps": 4}, "is a student itself, for 2 steps"),
+        ({"teacher": str(student), "student_steps": 1}, "is a student itself, for 2 steps"),
         ({"teacher_guidance_scale": 2.0}, "knows no classes"),
         ({"class_conditional": True}, "knows none: leave it out"),
     ]
     for changes, message in cases:
         with pytest.raises(ValueError, match=message):
-            Trainer(small_config(runs / "refused", **HALVINGS | {"teacher": str(teacher)} | changes))
-    guided = HALVINGS | {
+            Trainer(small_config(runs / "refused", **STUDENT | {"teacher": str(teacher)} | changes))
+    guided = STUDENT | {
         "teacher": str(student),
         "teacher_steps": 2,
         "student_steps": 1,
@@ -220,12 +247,12 @@ def test_what_cannot_be_taught_is_refused_before_anything_is_written(runs, teach
 def test_another_teacher_on_resuming_is_refused(runs, teacher, student):
     shutil.copytree(student, folder := runs / "of-another")
     other = save_teacher(runs / "other-teacher")
-    options = HALVINGS | {"resume_from_checkpoint": "latest", "halving_steps": 4}
-    with pytest.raises(ValueError, match="halving_steps 3 there, 4 here"):
+    options = STUDENT | {"resume_from_checkpoint": "latest", "teacher_steps": 8}
+    with pytest.raises(ValueError, match="teacher_steps 6 there, 8 here"):
         Trainer(small_config(folder, teacher=str(teacher), **options)).train()
     unet = load_pipeline(other).unet
     with torch.no_grad():
         unet.conv_in.weight.mul_(2)
     unet.save_pretrained(other / "unet")
     with pytest.raises(ValueError, match="teacher .* there, .* here"):
-        Trainer(small_config(folder, teacher=str(other), **options | {"halving_steps": 3})).train()
+        Trainer(small_config(folder, teacher=str(other), **options | {"teacher_steps": 6})).train()

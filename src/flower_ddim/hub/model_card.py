@@ -13,7 +13,6 @@ from ..pipelines.portable import PortablePipeline
 from ..storage.files import write_text
 from ..storage.hub_cards import marked
 from ..training.config import OF_STUDENTS, card_options
-from ..training.distillation import halving_of
 from .card_images import write_card_images
 from .records import ModelRecords
 
@@ -186,17 +185,14 @@ def _losses(records: ModelRecords) -> list[str]:
     error = {"mae": "mean absolute", "mse": "mean squared"}.get(options.get("loss"), "mean")
     target = TARGETS[records.scheduler["prediction_type"]].removeprefix("the ")
     of = f"{error} error of the {target}"
-    lines, first = [], 0
-    if options.get("teacher") and records.steps:  # each halving has another teacher, and so another loss
-        first = halving_of(records.steps, options["halving_steps"]) * options["halving_steps"]
-    log = [line for line in records.log if line["step"] > first]
-    losses = [(line["step"], line["loss"]) for line in log if "loss" in line]
+    lines = []
+    losses = [(line["step"], line["loss"]) for line in records.log if "loss" in line]
     if losses:
         last = losses[-max(1, len(losses) // 10) :]
-        since = losses[-len(last) - 1][0] if len(losses) > len(last) else first
+        since = losses[-len(last) - 1][0] if len(losses) > len(last) else 0
         mean = sum(loss for _, loss in last) / len(last)
         lines.append(f"Training loss over steps {since + 1:,} to {last[-1][0]:,}: {_loss(mean)} ({of}).")
-    validations = [line["validation_loss_ema"] for line in log if "validation_loss_ema" in line]
+    validations = [line["validation_loss_ema"] for line in records.log if "validation_loss_ema" in line]
     if validations:
         lines.append(f"Loss of the averaged weights on the validation pictures: {_loss(validations[-1])} ({of}).")
     return lines

@@ -51,9 +51,6 @@ class ModelRecords:
         records = Path(records)
         checksum = weights_checksum(weights)
         trained = _training_records(records, checksum)
-        options = (trained["training"] or {}).get("options", {})
-        if options.get("teacher"):  # whose training may have gone on to students of fewer steps
-            options["student_steps"] = described["unet"]["default_num_inference_steps"]
         return cls(
             **described,
             **trained,

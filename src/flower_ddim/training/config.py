@@ -24,7 +24,7 @@ def option(
     return field(default=default, metadata={"help": help, "choices": choices} | facts)
 
 
-OF_STUDENTS = ("teacher_steps", "student_steps", "halving_steps", "teacher_guidance_scale")
+OF_STUDENTS = ("teacher_steps", "student_steps", "teacher_guidance_scale")
 LR_SCHEDULERS = ["constant", "constant_with_warmup", "linear", "cosine"]
 
 
@@ -157,10 +157,9 @@ class TrainingConfig:
         None, "Saved pipeline whose pictures a student learns to make in fewer steps.", in_card=False
     )
     teacher_steps: int = option(
-        16, "Steps of the first teacher, which each halving makes half as many.", at_least=2, fixed=True
+        16, "Steps of the teacher, of which every step of the student replaces several.", at_least=2, fixed=True
     )
-    student_steps: int = option(4, "Steps of the last student.", at_least=1, fixed=True)
-    halving_steps: int = option(1000, "Optimizer steps of each halving.", at_least=1, fixed=True)
+    student_steps: int = option(4, "Steps of the student.", at_least=1, fixed=True)
     teacher_guidance_scale: float | None = option(
         None,
         "Guidance of a teacher with classes, to build into the student; by default what the teacher recommends.",
@@ -172,7 +171,7 @@ class TrainingConfig:
     # Optimization
     train_batch_size: int = option(64, "Pictures per process and forward pass.", at_least=1)
     gradient_accumulation_steps: int = option(1, "Forward passes per optimizer step.", at_least=1)
-    num_epochs: int = option(50, "Epochs, where neither max_train_steps nor a teacher decides.", at_least=1)
+    num_epochs: int = option(50, "Epochs, where max_train_steps does not decide.", at_least=1)
     dataset_repeats: int = option(5, "Passes over the data that make one epoch.", at_least=1)
     max_train_steps: int | None = option(None, "Number of optimizer steps, instead of num_epochs.", at_least=1)
     max_train_minutes: float | None = option(
@@ -286,19 +285,12 @@ class TrainingConfig:
             if given:
                 raise ValueError(f"`{given[0]}` is for students: name a `teacher`, too.")
             return
-        for name, remedy in (("growth_steps", "give `--growth_steps 0`"), ("max_train_steps", "set `halving_steps`")):
-            if getattr(self, name) is not None:
-                raise ValueError(f"`{name}` is not for students: {remedy}.")
-        if 2**self.num_halvings * self.student_steps != self.teacher_steps or not self.num_halvings:
+        if self.growth_steps is not None:
+            raise ValueError("`growth_steps` is not for students: give `--growth_steps 0`.")
+        if self.teacher_steps % self.student_steps or self.teacher_steps == self.student_steps:
             raise ValueError(
-                f"`teacher_steps` is {self.teacher_steps}, but must be 2, 4, 8, … times the {self.student_steps} of "
-                "`student_steps`: each halving makes half as many."
+                f"`teacher_steps` is {self.teacher_steps}, but must be 2, 3, 4, … times `student_steps`, {self.student_steps}."
             )
-
-    @property
-    def num_halvings(self) -> int:
-        """How often a distillation halves the number of steps."""
-        return (self.teacher_steps // self.student_steps).bit_length() - 1
 
     def _check_course(self):
         """Options that need or exclude one another."""
@@ -321,7 +313,7 @@ class TrainingConfig:
             raise ValueError(
                 "`streaming` reads the data once through and cannot set some aside: give `--validation_epochs 0`."
             )
-        if self.streaming and self.max_train_steps is None and self.teacher is None:
+        if self.streaming and self.max_train_steps is None:
             raise ValueError("`streaming` does not know how long the data is: give `max_train_steps`.")
 
 

@@ -1,7 +1,9 @@
-"""Progressive distillation (Salimans & Ho 2022): a student learns to make in one step what its teacher makes in two.
+"""Distillation: a student learns to make in one step of the sampler what its teacher makes in several.
 
-Then the student is the teacher of the next halving, until it makes an image in as few steps as are wanted. Teacher and student take
-the deterministic steps of the sampler (DDIM, η = 0), and the student is asked only for the times at which it will sample.
+The target is that of Salimans & Ho 2022, but they halve the number of steps again and again, and here one step of the student
+replaces all of the teacher's at once. Both take the deterministic steps of the sampler (DDIM, η = 0). The student is asked only for
+the times at which it will sample, and about what its own step before has led to, so that it learns to correct its errors (as in the
+backward distillation of Kohler et al. 2024, whose student makes all of its steps before).
 """
 
 from dataclasses import replace
@@ -74,7 +76,7 @@ def make_student(teacher: FlowerDDIMPipeline, config: TrainingConfig) -> tuple[F
     """A copy of the teacher's network, and the scheduler by which it predicts the velocity, whatever its teacher predicts."""
     unet = FlowerUNet2DModel.from_config(
         teacher.unet.config,
-        default_num_inference_steps=config.teacher_steps // 2,
+        default_num_inference_steps=config.student_steps,
         default_guidance_scale=1.0,
         distilled_guidance_scale=config.teacher_guidance_scale,
     )
@@ -82,23 +84,11 @@ def make_student(teacher: FlowerDDIMPipeline, config: TrainingConfig) -> tuple[F
     return unet, FlowerDDIMScheduler.from_config(teacher.scheduler.config, prediction_type="v_prediction")
 
 
-def halving_of(step: int, halving_steps: int) -> int:
-    """The halving, counted from 0, that the weights after `step` optimizer steps are of."""
-    return max(step - 1, 0) // halving_steps
-
-
-def freeze_statistics(unet: nn.Module):
-    """Lets BatchNorm compute with its running statistics in training mode, too: those of few times differ from the sampler's."""
-    for module in unet.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
 class Distillation:
     """The teacher of a distillation, and what it teaches.
 
     Args:
-        teacher: the pipeline to begin with; its network lies where the student's does.
+        teacher: its network lies where the student's does.
         scheduler: the student's.
         config: resolved by [`load_teacher`].
     """
@@ -114,28 +104,8 @@ class Distillation:
         self.unet = teacher.unet.requires_grad_(False).eval()
         self._network = torch.compile(self.unet, dynamic=False) if config.compile else self.unet
         self.config, self.accelerator = config, accelerator
-        self.scheduler, self._first_scheduler = scheduler, FlowerDDIMScheduler.from_config(teacher.scheduler.config)
+        self.scheduler, self._teacher_scheduler = scheduler, FlowerDDIMScheduler.from_config(teacher.scheduler.config)
         self._guidance_scale = 1.0 if is_student(self.unet) else config.teacher_guidance_scale
-        self.halving = 0
-
-    @property
-    def student_steps(self) -> int:
-        """In how many steps the student of this halving learns to make an image."""
-        return self.config.teacher_steps // 2 ** (self.halving + 1)
-
-    def begins_halving(self, step: int) -> bool:
-        """Whether the optimizer step `step`, counted from 0, is the first of another halving."""
-        return step // self.config.halving_steps != self.halving
-
-    def promote(self, student: nn.Module):
-        """Makes a copy of the student the teacher of the next halving."""
-        self.unet.load_state_dict(student.state_dict())
-        self.halving += 1
-
-    def resume(self, step: int, teacher: nn.Module):
-        """Goes on after `step` optimizer steps with the weights of the teacher that the last of them had."""
-        self.halving = halving_of(step, self.config.halving_steps)
-        self.unet.load_state_dict(teacher.state_dict())
 
     def loss(
         self,
@@ -146,7 +116,7 @@ class Distillation:
         class_labels: torch.Tensor | None = None,
         loss: str = "mse",
     ) -> torch.Tensor:
-        """Error of the velocity that the student predicts, against that with which one step comes where the teacher's two do.
+        """Error of the velocity that the student predicts, against that with which one step comes where the teacher's do.
 
         The squared error of the velocity weighs that of the image by SNR + 1 (section 4), so that little noise counts, too.
 
@@ -154,16 +124,31 @@ class Distillation:
             student, images, noise, class_labels, loss: as for [`flower_ddim.training.loss.diffusion_loss`].
             diffusion_time: u in [0, 1], shape (B,); the student is asked at the next of its own times above, k/N.
         """
-        steps = self.student_steps
-        end = (diffusion_time * steps).floor().clamp(max=steps - 1) / steps
-        start = end + 1 / steps
+        steps = self.config.student_steps
+        k = (diffusion_time * steps).floor().clamp(max=steps - 1)
+        before, start, end = ((k + ahead).clamp(max=steps) / steps for ahead in (2, 1, 0))
+        noisy = self._own_step(student, images, noise, before, start, class_labels)
+        target = self.target(noisy, start, end, class_labels, self.config.teacher_steps // steps)
+        prediction = student(noisy, self._timestep(start), class_labels, return_dict=False)[0].float()
+        return prediction_error(prediction, target, loss)
+
+    @torch.no_grad()
+    def _own_step(
+        self,
+        student: nn.Module,
+        images: torch.Tensor,
+        noise: torch.Tensor,
+        start: torch.Tensor,
+        end: torch.Tensor,
+        class_labels: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Where a step of the student leads from noisy images at the times `start`, which may be the times `end`."""
         signal_rate, noise_rate = self._rates(start)
         # The sampler begins with noise alone, though the schedule leaves a little signal at u = 1.
         is_noise = (start == 1).reshape(-1, 1, 1, 1)
         noisy = torch.where(is_noise, noise, signal_rate * images + noise_rate * noise)
-        target = self.target(noisy, start, end, class_labels)
         prediction = student(noisy, self._timestep(start), class_labels, return_dict=False)[0].float()
-        return prediction_error(prediction, target, loss)
+        return self._step(self.scheduler, prediction, noisy, start, end)
 
     @torch.no_grad()
     def target(
@@ -171,8 +156,8 @@ class Distillation:
         noisy: torch.Tensor,
         start: torch.Tensor,
         end: torch.Tensor,
-        class_labels: torch.Tensor | None = None,
-        num_steps: int = 2,
+        class_labels: torch.Tensor | None,
+        num_steps: int,
     ) -> torch.Tensor:
         """The velocity with which one step of the sampler comes where `num_steps` of the teacher do (appendix G of the paper).
 
@@ -193,19 +178,28 @@ class Distillation:
     def _teacher_step(
         self, sample: torch.Tensor, start: torch.Tensor, end: torch.Tensor, class_labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """A step of the sampler for every image, equation (12) of Song et al. 2020 with η = 0; shapes (B, C, H, W) and (B,)."""
-        is_first = self.halving == 0
+        """A step of the teacher for every image, with its guidance; shapes (B, C, H, W) and (B,)."""
         scale, labels = 1.0, None  # without a class there is nothing to guide to
         if class_labels is not None:
             null = self.unet.config.num_class_embeds
             labels = [None if label == null else label for label in class_labels.tolist()]
-            if is_first and set(labels) != {None}:
+            if set(labels) != {None}:
                 scale = self._guidance_scale
         predict = guided(self._network, sample.device, labels, scale, len(sample))
         with self.accelerator.autocast():
-            model_output = predict(sample, self._timestep(start))
-        scheduler = self._first_scheduler if is_first else self.scheduler
-        image, noise = scheduler.predictions(model_output.float(), sample, *self._rates(start))
+            prediction = predict(sample, self._timestep(start)).float()
+        return self._step(self._teacher_scheduler, prediction, sample, start, end)
+
+    def _step(
+        self,
+        scheduler: FlowerDDIMScheduler,
+        prediction: torch.Tensor,
+        sample: torch.Tensor,
+        start: torch.Tensor,
+        end: torch.Tensor,
+    ) -> torch.Tensor:
+        """A step of the sampler for every image, equation (12) of Song et al. 2020 with η = 0; shapes (B, C, H, W) and (B,)."""
+        image, noise = scheduler.predictions(prediction, sample, *self._rates(start))
         signal_rate, noise_rate = self._rates(end)
         return signal_rate * image + noise_rate * noise
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from .batches import Batches
 from .config import TrainingConfig
-from .distillation import Distillation, freeze_statistics
+from .distillation import Distillation
 from .ema import ExponentialMovingAverage, share_statistics
 from .growth import GrowingUNet, finest_level_at
 from .loss import diffusion_loss
@@ -23,8 +23,7 @@ class Learner:
     """A network that learns.
 
     Args:
-        total_steps: optimizer steps of the whole training, over which the learning rate takes its course; with a teacher it does
-            so in each halving.
+        total_steps: optimizer steps of the whole training, over which the learning rate takes its course.
         global_batch: pictures in an optimizer step, over all processes.
         teacher: whose student the network is to be, if it is one; see [`load_teacher`].
     """
@@ -46,8 +45,7 @@ class Learner:
             self.raw_unet, config.ema_max_decay, config.ema_power, config.ema_inv_gamma
         )
         optimizers = make_optimizers(self.raw_unet, config)
-        self._course = config.halving_steps if teacher else total_steps
-        self._lr_factor = learning_rate_factor(optimizers[0], config, self._course)
+        self._lr_factor = learning_rate_factor(optimizers[0], config, total_steps)
         self.unet, *self.optimizers = accelerator.prepare(self.growing or self.raw_unet, *optimizers)
         statistics = (unet.config.get(name, 0.5) for name in ("image_mean", "image_std"))
         self.batches = Batches(config, accelerator, pictures, unet.config.in_channels, *statistics)
@@ -58,10 +56,11 @@ class Learner:
         self.step = self.images_seen = 0
 
     def train_mode(self):
-        """Puts the network into training mode."""
-        self.unet.train()
-        if self.distillation:
-            freeze_statistics(self.raw_unet)
+        """Puts the network into training mode, or leaves a student's BatchNorm the statistics of its teacher.
+
+        A student sees only a few diffusion times, whose statistics differ.
+        """
+        self.unet.train(self.distillation is None)
 
     def loss(
         self,
@@ -77,23 +76,9 @@ class Learner:
             return self.distillation.loss(network, *batch, self.config.loss)
         return diffusion_loss(network, self.scheduler, *batch, self.config.loss)
 
-    def _begin_halving(self):
-        """Makes the student the teacher of the next halving, whose student begins as a copy of it."""
-        student = self.pipeline().unet
-        self.distillation.promote(student)
-        self.raw_unet.load_state_dict(student.state_dict())
-        self.ema.restart(self.raw_unet)
-        self._name_steps()
-
-    def _name_steps(self):
-        for unet in (self.raw_unet, self.ema.averaged):
-            unet.register_to_config(default_num_inference_steps=self.distillation.student_steps)
-
     def training_step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step; returns its loss and the norm of its gradient, without waiting for the device."""
         config, accelerator = self.config, self.accelerator
-        if self.distillation and self.distillation.begins_halving(self.step):
-            self._begin_halving()
         level = finest_level_at(self.step, config.growth_steps)
         if self.growing:
             self.growing.finest_level = level
@@ -123,12 +108,7 @@ class Learner:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of the optimizer step `step`, counted from 0."""
-        return self.config.learning_rate * self._lr_factor(step % self._course)
-
-    @property
-    def first_step(self) -> int:
-        """Optimizer steps before the current halving; 0 without a teacher."""
-        return self.distillation.halving * self.config.halving_steps if self.distillation else 0
+        return self.config.learning_rate * self._lr_factor(step)
 
     @property
     def is_growing(self) -> bool:
@@ -142,11 +122,8 @@ class Learner:
     def save(self, folder: Path) -> None:
         """Writes what a run needs to resume from here, beside the pipeline; every process must call this."""
         self.accelerator.save_state(folder)
-        if self.accelerator.is_main_process:
-            if not self.config.use_ema:  # then the pipeline does not hold the average
-                self.ema.averaged.save_pretrained(folder / "ema")
-            if self.distillation:
-                self.distillation.unet.save_pretrained(folder / "teacher")
+        if self.accelerator.is_main_process and not self.config.use_ema:  # then the pipeline does not hold the average
+            self.ema.averaged.save_pretrained(folder / "ema")
 
     def load(self, checkpoint: Path, state: dict):
         """Takes over what [`save`] wrote into the folder `state` of a checkpoint.
@@ -158,7 +135,4 @@ class Learner:
         folder = checkpoint / ("unet" if self.config.use_ema else "state/ema")
         averaged = type(self.ema.averaged).from_pretrained(folder)
         self.ema.averaged.load_state_dict(averaged.state_dict())
-        if self.distillation:
-            self.distillation.resume(state["step"], type(averaged).from_pretrained(checkpoint / "state" / "teacher"))
-            self._name_steps()
         self.step, self.images_seen, self.ema.num_updates = state["step"], state["images_seen"], state["ema_updates"]

@@ -37,9 +37,9 @@ class MetricsLog:
         with open(self.path, "a") as file:
             file.write(json.dumps(values) + "\n")
 
-    def values(self, name: str, after: int = 0) -> list[float]:
-        """All numbers of that name of the steps after `after` so far."""
-        return [values[name] for values in self._lines() if name in values and values["step"] > after]
+    def values(self, name: str) -> list[float]:
+        """All numbers of that name so far."""
+        return [values[name] for values in self._lines() if name in values]
 
     def names(self, step: int) -> set[str]:
         """What has been logged of a step; every process must ask, and learns what the main one's file says."""

@@ -40,7 +40,8 @@ def _first_samples(trainer: Trainer) -> int:
 
 def _seconds_of_a_step(trainer: Trainer) -> float:
     config, learner = trainer.config, trainer.learner
-    unet = learner.raw_unet.train()
+    learner.train_mode()
+    unet = learner.raw_unet
     shape = (config.train_batch_size, unet.config.in_channels, config.resolution, config.resolution)
     images, noise = (torch.randn(shape, device=trainer.accelerator.device) for _ in range(2))
     diffusion_time = torch.rand(len(images), device=images.device)

@@ -62,10 +62,7 @@ class Trainer:
             self.pictures = load_pictures(config, self.global_batch, self.accelerator.process_index, world, classes)
         batches = self.pictures.batches
         self.steps_per_epoch = batches.batches_per_epoch if batches else None
-        if teacher:
-            self.total_steps = config.num_halvings * config.halving_steps
-        else:
-            self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
+        self.total_steps = config.max_train_steps or config.num_epochs * self.steps_per_epoch
         check_length(config, self.total_steps)
 
         sizes = self.total_steps, self.global_batch
@@ -225,8 +222,7 @@ class Trainer:
     def _measure_kid(self):
         """Logs the KID; the pipeline of the lowest one is kept in `output_dir/best`."""
         measured = self.kid_watch(self.learner.pipeline())
-        # A student of more steps is no better for that.
-        earlier = self.metrics.values("kid", after=self.learner.first_step)
+        earlier = self.metrics.values("kid")
         if self.accelerator.is_main_process and measured["kid"] < min(earlier, default=math.inf):
             self.save_pipeline("best")
         self.log(**measured)
