@@ -86,14 +86,14 @@ def test_the_loss_is_zero_where_the_teacher_makes_one_step_as_well(runs, teacher
     assert (learner.distillation.target(noise, *times, None, num_steps=2) - prediction).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("time", "start"), [(0.9, 0), (0.6, 1), (0.1, 2)])
-def test_a_student_learns_to_go_on_from_where_its_own_step_leads(runs, teacher, noise, time, start):
+@pytest.mark.parametrize(("steps", "time", "start"), [(3, 0.9, 0), (3, 0.6, 1), (3, 0.1, 2), (1, 0.6, 0)])
+def test_a_student_learns_to_go_on_from_where_its_own_step_leads(runs, teacher, noise, steps, time, start):
     """The loss is that of the velocity with which it comes where the teacher's steps from there come."""
-    options = STUDENT | {"teacher_steps": 6, "student_steps": 3}
+    options = STUDENT | {"student_steps": steps}
     learner = Trainer(small_config(runs / "own", teacher=str(teacher), **options)).learner
     unet, scheduler = learner.raw_unet.eval(), learner.scheduler
     images = torch.rand_like(noise) - 0.5
-    scheduler.set_timesteps(3)
+    scheduler.set_timesteps(steps)
     begun = noise  # at first; and the step from noise needs no pictures
     if start == 2:
         begun = scheduler.add_noise(images, noise, scheduler.timesteps[1].expand(len(noise)))
@@ -102,7 +102,8 @@ def test_a_student_learns_to_go_on_from_where_its_own_step_leads(runs, teacher, 
             velocity = unet(begun, scheduler.timesteps[start - 1]).sample
             begun = scheduler.step(velocity, scheduler.timesteps[start - 1], begun).prev_sample
         prediction = unet(begun, scheduler.timesteps[start]).sample
-        target = learner.distillation.target(begun, at(1 - start / 3, noise), at(1 - (start + 1) / 3, noise), None, 2)
+        times = at(1 - start / steps, noise), at(1 - (start + 1) / steps, noise)
+        target = learner.distillation.target(begun, *times, None, num_steps=6 // steps)
         loss = learner.distillation.loss(unet, images, noise, at(time, noise))
     torch.testing.assert_close(loss, (prediction - target).square().mean(), atol=1e-6, rtol=1e-3)
 

@@ -118,7 +118,7 @@ class Distillation:
     ) -> torch.Tensor:
         """Error of the velocity that the student predicts, against that with which one step comes where the teacher's do.
 
-        The squared error of the velocity weighs that of the image by SNR + 1 (section 4), so that little noise counts, too.
+        The squared error of the velocity weighs that of the image by SNR + 1 (Salimans & Ho, section 4): little noise counts, too.
 
         Args:
             student, images, noise, class_labels, loss: as for [`flower_ddim.training.loss.diffusion_loss`].
@@ -127,28 +127,19 @@ class Distillation:
         steps = self.config.student_steps
         k = (diffusion_time * steps).floor().clamp(max=steps - 1)
         before, start, end = ((k + ahead).clamp(max=steps) / steps for ahead in (2, 1, 0))
-        noisy = self._own_step(student, images, noise, before, start, class_labels)
-        target = self.target(noisy, start, end, class_labels, self.config.teacher_steps // steps)
-        prediction = student(noisy, self._timestep(start), class_labels, return_dict=False)[0].float()
-        return prediction_error(prediction, target, loss)
 
-    @torch.no_grad()
-    def _own_step(
-        self,
-        student: nn.Module,
-        images: torch.Tensor,
-        noise: torch.Tensor,
-        start: torch.Tensor,
-        end: torch.Tensor,
-        class_labels: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Where a step of the student leads from noisy images at the times `start`, which may be the times `end`."""
-        signal_rate, noise_rate = self._rates(start)
+        def predict(sample: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            return student(sample, self._timestep(time), class_labels, return_dict=False)[0].float()
+
+        signal_rate, noise_rate = self._rates(before)
         # The sampler begins with noise alone, though the schedule leaves a little signal at u = 1.
-        is_noise = (start == 1).reshape(-1, 1, 1, 1)
+        is_noise = (before == 1).reshape(-1, 1, 1, 1)
         noisy = torch.where(is_noise, noise, signal_rate * images + noise_rate * noise)
-        prediction = student(noisy, self._timestep(start), class_labels, return_dict=False)[0].float()
-        return self._step(self.scheduler, prediction, noisy, start, end)
+        if steps > 1:  # a single step has none before it
+            with torch.no_grad():
+                noisy = self._step(self.scheduler, predict(noisy, before), noisy, before, start)
+        target = self.target(noisy, start, end, class_labels, self.config.teacher_steps // steps)
+        return prediction_error(predict(noisy, start), target, loss)
 
     @torch.no_grad()
     def target(
@@ -159,7 +150,7 @@ class Distillation:
         class_labels: torch.Tensor | None,
         num_steps: int,
     ) -> torch.Tensor:
-        """The velocity with which one step of the sampler comes where `num_steps` of the teacher do (appendix G of the paper).
+        """The velocity with which one step of the sampler comes where `num_steps` of the teacher do (Salimans & Ho, appendix G).
 
         Args:
             noisy: noisy images at the times `start`, shape (B, C, H, W).
