@@ -62,9 +62,6 @@ def test_numbers_stand_in_the_documents_as_they_were_measured():
         result = json.loads((ROOT / "docs" / "performance" / f"{name}.json").read_text())
         for mark, table in tables(result).items():
             assert block("docs/performance.md", mark) == table
-    earlier = json.loads((ROOT / "docs" / "performance" / "compare-bfloat16.json").read_text())
-    for mark, table in comparison_tables(earlier).items():
-        assert mark == "startup" or block("docs/performance.md", f"bfloat16-{mark}") == table
     runtimes = json.loads((ROOT / "docs" / "performance" / "runtimes.json").read_text())
     for mark, table in runtimes_tables(runtimes).items():
         assert block("docs/onnx.md", mark) == table
