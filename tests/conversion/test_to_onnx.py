@@ -36,9 +36,10 @@ def sampler_of_the_docs():
     return namespace["Sampler"], f"{definition}\n\n\nsampler = {use}"
 
 
+@pytest.mark.parametrize("options", [{}, {"patch_size": 2, "norm_num_groups": 4, "attention_head_dim": 4}])
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_graph_predicts_what_the_network_does(tmp_path, count):
-    pipe = pipeline(make_unet())
+def test_the_graph_predicts_what_the_network_does(tmp_path, count, options):
+    pipe = pipeline(make_unet(**options))
     export_onnx(pipe, tmp_path)
     sample, embedding = torch.randn(count, 3, 16, 16), torch.rand(count, 32)
     expected = pipe.unet.predict(sample, embedding).detach().numpy()

@@ -5,7 +5,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from conftest import make_unet
 
-from flower_ddim.models.unet_blocks import DownBlock, ResidualBlock, UpBlock
+from flower_ddim.models.unet_blocks import AttentionBlock, DownBlock, ResidualBlock, UpBlock
 
 
 def test_a_residual_block_is_the_formula_of_its_docstring():
@@ -19,6 +19,30 @@ def test_a_residual_block_is_the_formula_of_its_docstring():
     expected = block.conv_shortcut(hidden_states) + block.conv2(body * torch.sigmoid(body))
     torch.testing.assert_close(block(hidden_states), expected)
     assert isinstance(ResidualBlock(6, 6).conv_shortcut, torch.nn.Identity)
+
+
+def test_groups_of_channels_are_normalised_within_each_image():
+    block = ResidualBlock(6, 8, norm_num_groups=3)
+    hidden_states = 5 + 3 * torch.randn(5, 6, 4, 3)
+    groups = hidden_states.reshape(5, 3, 24)
+    mean, variance = groups.mean(-1, keepdim=True), groups.var(-1, correction=0, keepdim=True)
+    body = block.conv1(((groups - mean) / (variance + 0.001).sqrt()).reshape(hidden_states.shape))
+    expected = block.conv_shortcut(hidden_states) + block.conv2(body * torch.sigmoid(body))
+    torch.testing.assert_close(block(hidden_states), expected)
+    assert torch.equal(block(hidden_states), block.eval()(hidden_states)) and not dict(block.named_buffers())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_attention_is_the_formula_of_its_heads(layout):
+    block = AttentionBlock(12, head_dim=4, norm_num_groups=3).to(memory_format=layout)
+    hidden_states = torch.randn(2, 12, 3, 5).to(memory_format=layout)
+    queries, keys, values = block.to_qkv(block.norm(hidden_states)).flatten(2).chunk(3, dim=1)  # (B, 12, pixels) each
+    heads = []
+    for head in (slice(0, 4), slice(4, 8), slice(8, 12)):
+        weights = torch.softmax(queries[:, head].mT @ keys[:, head] / 2, dim=-1)  # of every pixel for all
+        heads.append((weights @ values[:, head].mT).mT)
+    expected = hidden_states + block.to_out(torch.cat(heads, dim=1).reshape(2, 12, 3, 5))
+    torch.testing.assert_close(block(hidden_states), expected)
 
 
 def test_down_blocks_leave_skips_that_up_blocks_use_up_latest_first():

@@ -118,11 +118,36 @@ def test_other_sizes_and_channels():
         ({"block_out_channels": ()}, "at least one width"),
         ({"block_out_channels": (0, 64)}, r"`block_out_channels` is \(0, 64\)"),
         ({"in_channels": 0}, "`in_channels` is 0"),
+        ({"patch_size": 3}, "`patch_size` 3, so it must be a multiple of 24"),
+        ({"patch_size": 0}, "`patch_size` is 0"),
+        ({"norm_num_groups": 7}, "`norm_num_groups` is 7, but must divide 64"),
+        ({"norm_num_groups": 0}, "`norm_num_groups` is 0"),
+        ({"attention_head_dim": 48}, "`attention_head_dim` is 48, but must divide 128"),
     ],
 )
 def test_impossible_configurations_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         FlowerUNet2DModel(**config)
+
+
+def test_a_network_of_patches_meets_every_patch_as_one_pixel(tmp_path):
+    unet = make_unet(sample_size=16, patch_size=2, norm_num_groups=4, attention_head_dim=4)
+    assert unet.side_factor == 8 and unet.conv_in.in_channels == unet.conv_out.out_channels == 12
+    met = []
+    unet.conv_in.register_forward_pre_hook(lambda _, inputs: met.append(inputs[0]))
+    unet.conv_out.register_forward_hook(lambda *_: met[0])  # an output that tells where each pixel went
+    sample = torch.randn(2, 3, 16, 16)
+    assert torch.equal(unet(sample, 5).sample, sample)
+    corners = sample[:, 0, 2:4, 6:8]  # of the first channel
+    assert torch.equal(met[0][:, :4, 1, 3], corners.flatten(1))
+    unet.save_pretrained(tmp_path)
+    torch.testing.assert_close(FlowerUNet2DModel.from_pretrained(tmp_path).state_dict(), unet.state_dict())
+
+
+def test_attention_changes_nothing_at_first():
+    block = FlowerUNet2DModel(sample_size=4, block_out_channels=(8,), attention_head_dim=4).mid_blocks[1]
+    hidden_states = torch.randn(2, 8, 4, 4)
+    assert torch.equal(block(hidden_states), hidden_states) and block.to_qkv.weight.std() > 0
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 60, 64), (1, 3, 64, 60), (1, 1, 64, 64), (3, 64, 64)])

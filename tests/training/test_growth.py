@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import make_unet
 from training_runs import metrics, small_config, train_here
 
 from flower_ddim import FlowerUNet2DModel
@@ -52,6 +53,8 @@ def test_a_grown_network_is_the_network_itself(unet, noise):
 def test_a_network_cannot_grow_levels_that_it_has_not(unet):
     with pytest.raises(ValueError, match="`growth_steps` has 3 numbers, but the network only 2 levels"):
         GrowingUNet(unet, 3)
+    with pytest.raises(ValueError, match="`growth_steps` needs a `patch_size` of 1"):
+        GrowingUNet(make_unet(patch_size=2), 1)
 
 
 def test_levels_are_grown_from_coarse_to_fine():

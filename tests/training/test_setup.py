@@ -55,3 +55,13 @@ def test_a_student_is_no_start_for_an_ordinary_training(runs):
     options = {"block_out_channels": None, "layers_per_block": None, "init_from": str(runs / "student")}
     with pytest.raises(ValueError, match="`init_from` .*student is a student, for few steps only: name its teacher"):
         train_here(runs / "from-student", **options)
+
+
+def test_a_network_is_built_of_the_blocks_that_are_asked_for(runs):
+    blocks = {"patch_size": 2, "norm_num_groups": 4, "attention_head_dim": 4}
+    folder = train_here(runs / "blocks", **blocks, max_train_steps=3)
+    config = FlowerDDIMPipeline.from_pretrained(folder).unet.config
+    assert {name: config[name] for name in blocks} == blocks
+    with pytest.raises(ValueError, match="`growth_steps` needs a `patch_size` of 1"):
+        train_here(runs / "growing-patches", **blocks, growth_steps=[1])
+    assert not (runs / "growing-patches").exists()

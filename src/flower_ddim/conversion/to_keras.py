@@ -22,6 +22,9 @@ NETWORK = {
     "min_signal_rate": 0.02,
     "max_signal_rate": 0.95,
     "num_class_embeds": None,
+    "norm_num_groups": None,
+    "attention_head_dim": None,
+    "patch_size": 1,
 }
 
 

@@ -8,6 +8,23 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 
+def normalization(channels: int, num_groups: int | None) -> nn.Module:
+    """BatchNorm, or GroupNorm of so many groups (Wu & He 2018), without an affine map of its own, since convolutions follow.
+
+    Raises:
+        ValueError: if the channels do not fall into so many groups.
+    """
+    if num_groups is None:
+        # Keras' defaults, as in the reference: x ← 0.99 x + 0.01 batch for the running statistics, ε = 0.001.
+        return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01, affine=False)
+    if channels % num_groups:
+        raise ValueError(
+            f"`norm_num_groups` is {num_groups}, but must divide {channels}, the channels of a block: the sums of neighbouring "
+            "`block_out_channels`, and of the first one and `noise_embedding_dim`."
+        )
+    return nn.GroupNorm(num_groups, channels, eps=1e-3, affine=False)
+
+
 class ResidualBlock(nn.Module):
     """x ↦ shortcut(x) + conv(swish(conv(norm(x)))), (B, in_channels, H, W) to (B, out_channels, H, W).
 
@@ -17,10 +34,11 @@ class ResidualBlock(nn.Module):
 
     gradient_checkpointing = False  # `enable_gradient_checkpointing` sets it, and what then calls a function
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int = 0):
+    def __init__(
+        self, in_channels: int, out_channels: int, embedding_dim: int = 0, norm_num_groups: int | None = None
+    ):
         super().__init__()
-        # Keras' defaults, as in the reference: x ← 0.99 x + 0.01 batch for the running statistics, ε = 0.001.
-        self.norm = nn.BatchNorm2d(in_channels, eps=1e-3, momentum=0.01, affine=False)
+        self.norm = normalization(in_channels, norm_num_groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.emb_proj = nn.Linear(embedding_dim, out_channels) if embedding_dim else None
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
@@ -46,13 +64,45 @@ class ResidualBlock(nn.Module):
         return residual + self.conv2(F.silu(convolved))
 
 
-class DownBlock(nn.Module):
-    """Residual blocks, each output added to the skips, then 2×2 average pooling: (B, in_channels, H, W) to half the sides."""
+class AttentionBlock(nn.Module):
+    """x ↦ x + conv(attention(conv(norm(x)))), of every pixel to all of its image, (B, channels, H, W) to the same shape.
 
-    def __init__(self, in_channels: int, out_channels: int, num_layers: int, embedding_dim: int = 0):
+    After Ho et al. 2020, appendix B; the heads of Vaswani et al. 2017, section 3.2.2, have `head_dim` channels each.
+
+    Raises:
+        ValueError: if the channels do not fall into heads of this size.
+    """
+
+    def __init__(self, channels: int, head_dim: int, norm_num_groups: int | None = None):
+        super().__init__()
+        if channels % head_dim:
+            raise ValueError(
+                f"`attention_head_dim` is {head_dim}, but must divide {channels}, the channels of the bottleneck."
+            )
+        self.head_dim = head_dim
+        self.norm = normalization(channels, norm_num_groups)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1)
+        self.to_out = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, hidden_states: torch.Tensor, embedding: torch.Tensor | None = None) -> torch.Tensor:
+        """The embedding is not looked at: residual blocks have added it."""
+        batch_size, channels, height, width = hidden_states.shape
+        qkv = self.to_qkv(self.norm(hidden_states)).reshape(batch_size, 3, -1, self.head_dim, height * width)
+        queries, keys, values = qkv.transpose(-1, -2).unbind(1)  # (B, heads, H · W, head_dim) each
+        attended = F.scaled_dot_product_attention(queries, keys, values).transpose(-1, -2)
+        return hidden_states + self.to_out(attended.reshape(batch_size, channels, height, width))
+
+
+class DownBlock(nn.Module):
+    """Residual blocks, each output added to the skips, then 2×2 average pooling: (B, in_channels, H, W) to half the sides.
+
+    The options are those of a [`ResidualBlock`].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_layers: int, **options):
         super().__init__()
         inputs = [in_channels, *[out_channels] * (num_layers - 1)]
-        self.resnets = nn.ModuleList(ResidualBlock(channels, out_channels, embedding_dim) for channels in inputs)
+        self.resnets = nn.ModuleList(ResidualBlock(channels, out_channels, **options) for channels in inputs)
 
     def forward(
         self, hidden_states: torch.Tensor, skips: list[torch.Tensor], embedding: torch.Tensor | None = None
@@ -64,15 +114,16 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Bilinear ×2 upsampling of (B, in_channels, H, W), then residual blocks, each on its input joined with the latest skip."""
+    """Bilinear ×2 upsampling of (B, in_channels, H, W), then residual blocks, each on its input joined with the latest skip.
 
-    def __init__(
-        self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int, embedding_dim: int = 0
-    ):
+    The options are those of a [`ResidualBlock`].
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, num_layers: int, **options):
         super().__init__()
         inputs = [in_channels, *[out_channels] * (num_layers - 1)]
         self.resnets = nn.ModuleList(
-            ResidualBlock(channels + skip_channels, out_channels, embedding_dim) for channels in inputs
+            ResidualBlock(channels + skip_channels, out_channels, **options) for channels in inputs
         )
 
     def forward(

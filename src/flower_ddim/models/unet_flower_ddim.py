@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -13,7 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from ..schedulers.noise_schedules import DiffusionSchedule
 from ..storage.json_objects import read_json_object
 from ..storage.safe_loading import ask_for_safetensors
-from .unet_blocks import DownBlock, ResidualBlock, UpBlock
+from .unet_blocks import AttentionBlock, DownBlock, ResidualBlock, UpBlock
 
 
 MIN_FREQUENCY, MAX_FREQUENCY = 1.0, 1000.0
@@ -46,7 +47,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
     in training mode every call changes the statistics of BatchNorm, and diffusers' `DDIMPipeline` does not see to that.
 
     Args:
-        sample_size: side of the images in pixels, or (height, width): multiples of 2 ** (len(block_out_channels) - 1).
+        sample_size: side of the images in pixels, or (height, width): multiples of `side_factor`.
         in_channels, out_channels: channels of the noisy image and of the prediction.
         block_out_channels: widths of the resolutions from fine to coarse; the last is the bottleneck.
         layers_per_block: residual blocks at each resolution, on the way down and on the way up.
@@ -61,6 +62,10 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         class_names: name of every class, without which the weights are of no use either, or `None` where they have none.
         default_num_inference_steps, default_guidance_scale: what a pipeline takes unless it is told otherwise.
         distilled_guidance_scale: the guidance that a student has built in, which is for its default number of steps only.
+        norm_num_groups: groups of channels by which every image is normalised by itself; `None` is BatchNorm, as in the book.
+        attention_head_dim: channels a head of the attention behind every residual block of the bottleneck; `None` is none.
+        patch_size: side of the square patches of pixels that the network takes for one (Dosovitskiy et al. 2021, section 3.1).
+            A side of 2 quarters the work of a level, which leaves time for wider ones.
 
     Raises:
         ValueError: for sizes that do not fit together, naming the argument.
@@ -91,6 +96,9 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         default_num_inference_steps: int = 20,
         default_guidance_scale: float = 1.0,
         distilled_guidance_scale: float | None = None,
+        norm_num_groups: int | None = None,
+        attention_head_dim: int | None = None,
+        patch_size: int = 1,
     ):
         super().__init__()
         self.check_config()
@@ -98,26 +106,33 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         self.schedule = DiffusionSchedule(schedule, min_signal_rate, max_signal_rate, num_train_timesteps)
 
         *widths, bottleneck = block_out_channels
-        self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], kernel_size=1)
+        self.conv_in = nn.Conv2d(in_channels * patch_size**2, block_out_channels[0], kernel_size=1)
         channels = block_out_channels[0] + noise_embedding_dim
-        embedding_dim = 0
+        options = {"norm_num_groups": norm_num_groups}
         if num_class_embeds is not None:
             self.class_embedding = nn.Embedding(num_class_embeds + 1, class_embedding_dim)
-            embedding_dim = noise_embedding_dim + class_embedding_dim
+            options["embedding_dim"] = noise_embedding_dim + class_embedding_dim
         self.down_blocks = nn.ModuleList()
         for width in widths:
-            self.down_blocks.append(DownBlock(channels, width, layers_per_block, embedding_dim))
+            self.down_blocks.append(DownBlock(channels, width, layers_per_block, **options))
             channels = width
         self.mid_blocks = nn.ModuleList()
         for _ in range(layers_per_block):
-            self.mid_blocks.append(ResidualBlock(channels, bottleneck, embedding_dim))
+            self.mid_blocks.append(ResidualBlock(channels, bottleneck, **options))
+            if attention_head_dim is not None:
+                self.mid_blocks.append(AttentionBlock(bottleneck, attention_head_dim, norm_num_groups))
             channels = bottleneck
         self.up_blocks = nn.ModuleList()
         for width in reversed(widths):
-            self.up_blocks.append(UpBlock(channels, width, width, layers_per_block, embedding_dim))
+            self.up_blocks.append(UpBlock(channels, width, width, layers_per_block, **options))
             channels = width
-        self.conv_out = nn.Conv2d(channels, out_channels, kernel_size=1)
+        self.conv_out = nn.Conv2d(channels, out_channels * patch_size**2, kernel_size=1)
         self._initialize()
+
+    @property
+    def side_factor(self) -> int:
+        """What height and width of images are multiples of."""
+        return self.config.patch_size * 2 ** (len(self.config.block_out_channels) - 1)
 
     def check_config(self):
         """Raises a ValueError for sizes in the configuration that do not fit together, naming the argument."""
@@ -127,14 +142,20 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         for name, limit in limits.items():
             if not all(type(value) is int and 1 <= value <= limit for value in _as_list(config[name])):
                 raise ValueError(f"`{name}` is {config[name]!r}, but must hold whole numbers from 1 to {limit:,}.")
+        for name in ("norm_num_groups", "attention_head_dim", "patch_size"):
+            value = config[name]
+            is_left_out = value is None and name != "patch_size"
+            if not is_left_out and not (type(value) is int and 1 <= value <= MAX_WIDTH):
+                raise ValueError(f"`{name}` is {value!r}, but must be a whole number from 1 to {MAX_WIDTH:,}.")
         if not isinstance(config.block_out_channels, (tuple, list)):
             raise ValueError(f"`block_out_channels` is {config.block_out_channels!r}, but must be a list of widths.")
         sizes = config.sample_size if isinstance(config.sample_size, (tuple, list)) else (config.sample_size,) * 2
-        factor = 2 ** (len(config.block_out_channels) - 1)
+        factor = self.side_factor
         if len(sizes) != 2 or any(size < factor or size % factor for size in sizes):
             raise ValueError(
                 f"`sample_size` is {config.sample_size}, but {len(config.block_out_channels) - 1} down blocks halve each side, "
-                f"so it must be a multiple of {factor}. Choose another size, or fewer `block_out_channels`."
+                f"after patches of `patch_size` {config.patch_size}, so it must be a multiple of {factor}. Choose another size, "
+                "or fewer `block_out_channels`."
             )
         if (dim := config.noise_embedding_dim) < 4 or dim % 2:
             raise ValueError(f"`noise_embedding_dim` is {dim}, but must be even and at least 4.")
@@ -178,6 +199,9 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
             elif isinstance(module, nn.Linear):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
+        for block in self.mid_blocks:
+            if isinstance(block, AttentionBlock):
+                nn.init.zeros_(block.to_out.weight)
         nn.init.zeros_(self.conv_out.weight)
 
     @classmethod
@@ -232,6 +256,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
 
     def embed(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """First features (B, C, H, W): `conv_in` of images (B, in_channels, H, W), and the embedding (B or 1, D) at every pixel."""
+        if self.config.patch_size > 1:
+            sample = F.pixel_unshuffle(sample, self.config.patch_size)
         # The images take on the layout of the weights; the 1×1 convolution that they meet first says nothing of it.
         hidden_states = self.conv_in(match_memory_format(sample, self.mid_blocks[0].conv1.weight))
         planes = embedding.to(hidden_states.dtype)[:, :, None, None].expand(len(sample), -1, *sample.shape[-2:])
@@ -264,7 +290,8 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
             hidden_states = block(hidden_states, embedding)
         for block in self.up_blocks:
             hidden_states = block(hidden_states, skips, embedding)
-        return self.conv_out(hidden_states)
+        prediction = self.conv_out(hidden_states)
+        return F.pixel_shuffle(prediction, self.config.patch_size) if self.config.patch_size > 1 else prediction
 
     def check_class_labels(self, class_labels: torch.Tensor, batch_size: int):
         """Raises a ValueError for labels of another shape than [`forward`] takes, and for any on a model without classes."""
@@ -297,7 +324,7 @@ class FlowerUNet2DModel(ModelMixin, ConfigMixin):
         """
         if class_labels is not None:
             self.check_class_labels(class_labels, len(sample))
-        channels, factor = self.config.in_channels, 2 ** len(self.down_blocks)
+        channels, factor = self.config.in_channels, self.side_factor
         if sample.ndim != 4 or sample.shape[1] != channels or sample.shape[2] % factor or sample.shape[3] % factor:
             given = f"`sample` has the shape {tuple(sample.shape)}, but must be (B, {channels}, height, width)"
             raise ValueError(f"{given}; `sample` height and width must be multiples of {factor}.")

@@ -25,6 +25,8 @@ def option(
 
 
 OF_STUDENTS = ("teacher_steps", "student_steps", "teacher_guidance_scale")
+# What a new network is built of.
+OF_NETWORKS = ("block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim", "patch_size")
 LR_SCHEDULERS = ["constant", "constant_with_warmup", "linear", "cosine"]
 
 
@@ -138,6 +140,13 @@ class TrainingConfig:
     )
     block_out_channels: list[int] | None = option(None, "Widths of the U-Net from fine to coarse (32 64 96 128).")
     layers_per_block: int | None = option(None, "Residual blocks at each resolution (2).")
+    norm_num_groups: int | None = option(None, "Groups of channels to normalise by, instead of by batch.", at_least=1)
+    attention_head_dim: int | None = option(
+        None, "Channels in a head of attention on the coarsest level; without it there is none.", at_least=1
+    )
+    patch_size: int | None = option(
+        None, "Side of the patches of pixels that the network takes for one (1).", at_least=1
+    )
     schedule: str | None = option(
         None, "Diffusion schedule (offset_cosine).", choices=["linear", "cosine", "offset_cosine"]
     )
@@ -262,11 +271,10 @@ class TrainingConfig:
             raise ValueError(
                 "Give the pictures either as `dataset_name` (on the Hub) or as `train_data_dir` (a folder)."
             )
-        sizes = ("block_out_channels", "layers_per_block")
         for source, says in (
-            ("init_from", ("model_config_name_or_path", *sizes)),
-            ("model_config_name_or_path", sizes),
-            ("teacher", ("init_from", "model_config_name_or_path", *sizes, "schedule", "prediction_type")),
+            ("init_from", ("model_config_name_or_path", *OF_NETWORKS)),
+            ("model_config_name_or_path", OF_NETWORKS),
+            ("teacher", ("init_from", "model_config_name_or_path", *OF_NETWORKS, "schedule", "prediction_type")),
         ):
             contradicting = [name for name in says if getattr(self, name) is not None]
             if getattr(self, source) is not None and contradicting:

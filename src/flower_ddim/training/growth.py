@@ -28,11 +28,15 @@ class GrowingUNet(nn.Module):
         num_levels: how many of its finest levels will grow; [`zero_init_levels`] prepares them.
 
     Raises:
-        ValueError: if there are not so many levels above the bottleneck.
+        ValueError: if there are not so many levels above the bottleneck, or the network takes patches.
     """
 
     def __init__(self, unet: FlowerUNet2DModel, num_levels: int):
         super().__init__()
+        if unet.config.patch_size > 1:
+            raise ValueError(
+                "`growth_steps` needs a `patch_size` of 1: patches of small pictures show other pixels. Leave it out."
+            )
         if num_levels > len(unet.down_blocks):
             raise ValueError(
                 f"`growth_steps` has {num_levels} numbers, but the network only {len(unet.down_blocks)} levels above its "

@@ -23,7 +23,7 @@ from ..pipelines.loading import check_schedule, is_student
 from ..pipelines.pipeline_flower_ddim import FlowerDDIMPipeline
 from ..sampling.compilation import check_compiler
 from ..schedulers.scheduling_flower_ddim import FlowerDDIMScheduler
-from .config import TrainingConfig
+from .config import OF_NETWORKS, TrainingConfig
 from .distillation import make_student
 from .growth import zero_init_levels
 from .messages import main_process_logger
@@ -190,7 +190,7 @@ def _new_unet(
 ) -> torch.nn.Module:
     classes = {"num_class_embeds": len(class_names), "class_names": class_names} if class_names else {}
     if config.model_config_name_or_path is None:
-        given = {name: getattr(config, name) for name in ("block_out_channels", "layers_per_block", "schedule")}
+        given = {name: getattr(config, name) for name in (*OF_NETWORKS, "schedule")}
         given = {name: value for name, value in given.items() if value is not None}
         return FlowerUNet2DModel(
             sample_size=config.resolution,

@@ -139,7 +139,7 @@ class Trainer:
                 write_text(self.output.claim("training.yaml"), yaml.safe_dump(record, sort_keys=False))
         if self.config.teacher:
             logger.info(
-                f"The first student learns to make in {self.config.teacher_steps // 2} steps what its teacher makes in "
+                f"The student learns to make in {self.config.student_steps} steps what its teacher makes in "
                 f"{self.config.teacher_steps}."
             )
         else:
