@@ -98,6 +98,19 @@ def test_half_of_the_download_makes_nearly_the_same_pictures(tmp_path, sampler_o
     assert 0 < np.abs(images[0] - images[1]).mean() < 0.5 / 255
 
 
+def test_weights_that_float16_holds_are_stored_in_it_and_nothing_is_lost(tmp_path, noise):
+    pipe = pipeline(make_unet())
+    export_onnx(pipe, tmp_path / "float32")
+    pipe.unet.half().float()
+    export_onnx(pipe, tmp_path / "float16")
+    sizes = [(tmp_path / name / "unet.onnx").stat().st_size for name in ("float16", "float32")]
+    assert sizes[0] < 0.75 * sizes[1]  # the rest is the graph
+    embedding = torch.rand(2, 32)
+    expected = pipe.unet.predict(noise, embedding).detach().numpy()
+    found = predictions(tmp_path / "float16", sample=noise, embedding=embedding)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path):
     cases = [
         (pipeline(make_stock_unet()), "Only a FlowerUNet2DModel can be exported"),

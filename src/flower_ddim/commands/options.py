@@ -42,4 +42,8 @@ def add_export_options(parser: Parser, out: str, weights: str):
         "model", type=model_folder, help="folder of a pipeline, id on the Hub, or name of a shipped model"
     )
     parser.add_argument("out", help=f"folder for {out}")
-    parser.add_argument("--weights", default="float32", choices=WEIGHTS, help=weights)
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        help=f"{weights}; by default it is taken where nothing is lost, as for a model that was saved in it",
+    )

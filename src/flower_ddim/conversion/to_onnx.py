@@ -38,18 +38,23 @@ class _Predictor(nn.Module):
         return self.unet.predict(sample, embedding, class_labels)
 
 
-def export_onnx(pipe: FlowerDDIMPipeline, out: str | Path, weights: str = "float32"):
+def export_onnx(pipe: FlowerDDIMPipeline, out: str | Path, weights: str | None = None):
     """Writes `unet.onnx` and `sampler.json` into a folder.
 
     Args:
         out: folder, which may hold an earlier export.
-        weights: dtype in which the kernels are stored. float16 halves the file; each is cast to float32 before it is used.
+        weights: dtype in which the kernels are stored. float16 halves the file; each is cast to float32 before it is used. Without
+            it that is done where no kernel changes by it, as where the model was saved in float16.
 
     Raises:
         ModuleNotFoundError: without `onnx` and `onnxscript`, naming the extra.
         ValueError: for a network, a size or a folder that cannot be exported (into).
     """
     onnx = _onnx()
+    if weights is None:
+        kernels = (weight for weight in pipe.unet.parameters() if weight.ndim >= 2)
+        loses_nothing = all(torch.equal(kernel, kernel.half().to(kernel.dtype)) for kernel in kernels)
+        weights = "float16" if loses_nothing else "float32"
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` is {weights!r}, but must be one of {', '.join(WEIGHTS)}.")
     _check_exportable(pipe)

@@ -21,7 +21,7 @@ def write_site(
     pipe: FlowerDDIMPipeline,
     out: str | Path,
     runtime: str | Path | None = None,
-    weights: str = "float32",
+    weights: str | None = None,
     others: tuple[str, ...] = (),
 ):
     """Writes a folder of static files, which any server can show.
