@@ -26,7 +26,7 @@ def test_the_wheel_alone_checks_itself_generates_and_trains(tmp_path):
     pip = ("-m", "pip", "--disable-pip-version-check", "--no-input")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, tmp_path / "clone")
     (wheel,) = tmp_path.glob("flower_ddim-*.whl")
-    assert 20_000_000 < wheel.stat().st_size < 40_000_000  # the models are in it
+    assert 20_000_000 < wheel.stat().st_size < 50_000_000  # the models are in it
     run(*pip, "install", "--no-deps", "--target", tmp_path / "installed", wheel)
 
     # What the package needs is in site-packages, without whose `.pth` files the source is not found.

@@ -190,14 +190,20 @@ def test_the_keyboard_reaches_and_uses_every_control(visit, page_address):
     page.wait_for_function("document.querySelectorAll('#states tbody tr').length === 2")
 
 
-def test_the_graphics_card_is_compared_with_the_processor(page_folder, page_pipe, browser_with_gpu):
-    with serving(page_folder) as address, browser_with_gpu.new_page() as page:
+@pytest.mark.parametrize(
+    ("blocks", "weights"),
+    [({}, "float32"), ({"patch_size": 2, "norm_num_groups": 4, "attention_head_dim": 4}, "float16")],
+)
+def test_the_graphics_card_is_compared_with_the_processor(tmp_path, browser_with_gpu, blocks, weights):
+    pipe = pipeline(make_unet(**blocks))
+    write_site(pipe, tmp_path, RUNTIME, weights)
+    with serving(tmp_path) as address, browser_with_gpu.new_page() as page:
         page.goto(f"{address}/#seed=7&number=1&steps=2")
         generated(page)
         page.check("#webgpu")
         page.locator("#status", has_text="Pictures are generated on the graphics card.").wait_for(timeout=120_000)
         page.click("#generate")
-        assert_alike(generated(page), expected(page_pipe, 7, num_inference_steps=2))
+        assert_alike(generated(page), expected(pipe, 7, num_inference_steps=2))
 
 
 def test_a_static_space_is_uploaded_and_shows_its_pictures(visit, server, tmp_path):
