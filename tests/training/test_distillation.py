@@ -183,9 +183,11 @@ def test_two_processes_teach_what_one_does(runs, teacher, launch_two):
     assert metrics(runs / "two") == pytest.approx(metrics(one), abs=1e-5)
 
 
-def test_last_weights_without_an_average_are_taught_on_as_well(runs, teacher):
+def test_last_weights_without_an_average_are_taught_on_as_well(runs, teacher, caplog):
+    caplog.set_level("INFO", "flower_ddim")
     folder = train_here(runs / "last", teacher=str(teacher), **STUDENT | {"use_ema": False, "checkpointing_steps": 3})
     assert load_pipeline(folder).default_num_inference_steps == 2 and len(metrics(folder)) == 4
+    assert "The student learns to make in 2 steps what its teacher makes in 6." in caplog.messages
 
 
 def test_classes_and_guidance_of_the_teacher_are_built_in(runs, noise):
